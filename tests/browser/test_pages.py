@@ -1,0 +1,282 @@
+"""The pages in Chromium, offline: they ask for nothing, fail at nothing, fit a phone, and do what they promise."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from interp import figures
+from interp.report import AttentionView, Example, Feature, FeatureDashboard, Report, TokenView, rebuild_index, write
+from interp.stats import Estimate
+
+pytestmark = pytest.mark.browser
+
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e"
+TOKENS = ["def", " run", "(", "self", ")", ":", "\n", "    ", "return", HOSTILE]
+
+
+def dashboard() -> FeatureDashboard:
+
+    def examples(i: int) -> list[Example]:
+        peak = np.where(np.arange(10) == i % 10, 4.0, 0.5)
+        kept = Example(token_ids=range(10), activations=peak, document="email/parser.py", position=40)
+        return [kept, Example(token_ids=[i % 10, 2], activations=[0, 0], document="a.py", group="Random negatives")]
+
+    features = [
+        Feature(
+            id=3 * i,
+            density=0.001 * (64 - i),
+            examples=examples(i),
+            histogram=([5, 2, 1], [0.0, 1.0, 2.0, 3.0]),
+            boosted=[(i % 10, 2.0)],
+            suppressed=[(1, -1.0)],
+            neighbours={"decoder cosine": [(3 * ((i + 5) % 64), 0.4), (9999, 0.1)]},
+            labels=[("keyword" if i % 2 else "in docstring", 0.9), (HOSTILE, 0.5)],
+            metrics={"held-out F1": i / 64},
+            explanation=HOSTILE if i == 7 else None,
+        )
+        for i in range(64)
+    ]
+    return FeatureDashboard(features=features, vocabulary=TOKENS, tokens_scanned=1_000_000, dead=9, label_score="AUROC")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A reports folder with one run and its index; words that would run as script stand wherever words may stand."""
+    root = tmp_path_factory.mktemp("reports")
+    report = Report("E99", f"What does it do? {HOSTILE}", quick=True)
+    control = Estimate(0.2, 0.1, 0.3, 30)
+    report.claim("high", "It is high", Estimate(0.9, 0.8, 0.95, 30), at_least=0.7, unit="share", source=HOSTILE, control=control)
+    report.claim("low", "It is low", Estimate(0.9, 0.8, 0.95, 30), at_most=0.7, unit="share")
+    report.not_run("big", "It is big", "needs a GPU")
+    report.section("Numbers")
+    table = pd.DataFrame({"head": [f"L{i}H{i}" for i in range(12)], "score": np.linspace(0, 1, 12), HOSTILE: ["x" * 300] * 12})
+    report.table("wide", table.assign(**{f"column {i}": 1.5 for i in range(12)}), caption="A wide table")
+    report.figure("line", figures.lines(table.assign(i=range(12)), "i", "score"), caption="A line", alt="It rises", data=table)
+    patterns = np.tril(np.random.default_rng(1).gamma(0.3, 1, (4, 6, 10, 10)) + 1e-6)
+    patterns /= patterns.sum(-1, keepdims=True)
+    scores = np.arange(24).reshape(4, 6) / 24
+    report.view(AttentionView(tokens=TOKENS, patterns=patterns, scores={"induction": scores, "previous": 1 - scores}))
+    report.view(
+        TokenView(tokens=TOKENS, values={"loss": np.linspace(0, 5, 10), "keyword": [1, *[0] * 9]}, units={"loss": "nats"})
+    )
+    report.section("Features")
+    report.view(dashboard())
+    write(report, root / "E99" / "1", {"command": "interp run E99 " + "x" * 400, HOSTILE: HOSTILE}, seconds=3.0)
+    rebuild_index(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    from shutil import which
+
+    with sync_playwright() as playwright:
+        path = which("chromium") or which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS.split(), "--disable-sync"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, folder) -> Iterator[Callable[..., Page]]:
+    """Opens a page offline; at the end of the test everything that it should not have done is an error."""
+    contexts: list[BrowserContext] = []
+    faults: list[str] = []
+
+    def open_page(
+        path: str = "E99/1/report.html", *, viewport: dict = DESKTOP, scheme: str = "light", touch: bool = False
+    ) -> Page:
+        context = browser.new_context(offline=True, viewport=viewport, color_scheme=scheme, has_touch=touch, is_mobile=touch)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda message: faults.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: _allowed(request.url) or faults.append(f"request: {request.url}"))
+        page.goto((folder / path).as_uri())
+        page.wait_for_function("document.querySelectorAll('[data-view]:not([data-ready])').length === 0")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def _allowed(url: str) -> bool:
+    return url.startswith(("file:", "data:", "blob:"))
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
+@pytest.mark.parametrize("path", ["E99/1/report.html", "index.html"])
+def test_pages_fit_their_window_and_are_accessible(visit, path, viewport, scheme):
+    page = visit(path, viewport=viewport, scheme=scheme, touch=viewport is PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    found = Axe().run(page).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"][:120]) for fault in found] == []
+
+
+def test_hostile_words_stay_words(visit):
+    page = visit()
+    assert page.locator("img").count() == 1
+    assert page.locator("script").count() == 4, "our own, and the data of three views"
+    assert page.locator("h1").inner_text().endswith("<img src=x onerror=alert(1)>‹U+202E›")
+
+
+def test_a_claim_reads_without_javascript(browser, folder):
+    context = browser.new_context(offline=True, java_script_enabled=False, viewport=DESKTOP)
+    page = context.new_page()
+    page.goto((folder / "E99/1/report.html").as_uri())
+    assert page.locator("#E99\\.high .badge").inner_text().endswith("PASS")
+    assert page.get_by_text("Browsing needs JavaScript").count() == 3
+    assert page.locator("img").evaluate("image => image.complete && image.naturalWidth > 100")
+    context.close()
+
+
+def test_features_are_found_by_id_token_label_and_metric(visit):
+    page = visit()
+    view = page.locator("#view-feature")
+    search, found = view.get_by_role("searchbox"), view.locator(".pick")
+    for words, count in {
+        "": 64,
+        "21": 1,
+        "#21": 1,
+        "keyword": 32,
+        "label:docstring": 32,
+        "token:return": 6,
+        "f1>=0.5": 32,
+    }.items():
+        search.fill(words)
+        assert found.count() == count, words
+    search.fill("density<0.0025 keyword")
+    assert [row.split()[0] for row in found.all_inner_texts()] == ["189"]
+    assert view.locator(".heading").inner_text() == "Feature 189"
+    search.fill("nothing like it")
+    assert view.get_by_role("status").inner_text() == "No feature matches “nothing like it”."
+
+
+def test_features_sort_by_any_metric(visit):
+    view = visit().locator("#view-feature")
+    view.get_by_role("combobox").select_option("held-out F1")
+    assert view.locator(".pick").first.inner_text().split()[0] == "189"
+    view.get_by_role("combobox").select_option("id")
+    assert view.locator(".pick").first.inner_text().split()[0] == "0"
+
+
+def test_keys_walk_the_features_and_leave_a_permalink(visit):
+    page = visit()
+    heading = page.locator("#view-feature .heading")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert heading.inner_text() == "Feature 3"
+    assert page.evaluate("location.hash") == "#feature=3"
+    page.keyboard.press("/")
+    page.keyboard.type("j")
+    assert page.locator("#view-feature input").input_value() == "j", "keys typed into the search are letters"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.tagName") == "BODY"
+
+
+def test_a_permalink_opens_its_feature_and_a_neighbour_leads_on(visit):
+    page = visit("E99/1/report.html")
+    page.evaluate("location.hash = '#feature=30'")
+    heading = page.locator("#view-feature .heading")
+    page.wait_for_function("document.querySelector('#view-feature .heading').textContent === 'Feature 30'")
+    page.reload()
+    page.wait_for_function("document.querySelector('#view-feature .heading')?.textContent === 'Feature 30'")
+    page.locator("#view-feature .go").first.click()
+    assert (heading.inner_text(), page.evaluate("location.hash")) == ("Feature 45", "#feature=45")
+
+
+def test_one_feature_is_in_the_page_with_its_examples_and_the_sampling_is_told(visit):
+    view = visit().locator("#view-feature")
+    assert view.locator(".example").count() == 2
+    assert view.locator(".strip .peak").count() == 1
+    assert view.get_by_text("64 features shown · 1,000,000 tokens scanned · 9 dead").count() == 1
+
+
+@pytest.mark.parametrize("way", ["click", "tap", "keyboard"])
+def test_a_head_can_be_looked_at_and_locked(visit, way):
+    page = visit(viewport=PHONE if way == "tap" else DESKTOP, touch=way == "tap")
+    view = page.locator("#view-attention")
+    first, second, name = view.locator(".head").nth(1), view.locator(".head").nth(8), view.locator(".big h4")
+    assert name.inner_text() == "L3H5", "the best by the first score"
+    if way == "keyboard":
+        first.focus()
+        assert name.inner_text() == "L0H1"
+        page.keyboard.press("Enter")
+    else:
+        first.click() if way == "click" else first.tap()
+    assert name.inner_text() == "L0H1 (locked)"
+    second.focus()
+    assert name.inner_text() == "L0H1 (locked)"
+    assert [first.get_attribute("aria-pressed"), second.get_attribute("aria-pressed")] == ["true", "false"]
+    first.click()
+    second.focus()
+    assert name.inner_text() == "L1H2"
+
+
+def test_attention_values_are_told_on_hover_and_focus(visit):
+    page = visit()
+    view = page.locator("#view-attention")
+    view.locator("button.t").nth(4).hover()
+    assert "L3H5 ) (4) attends to" in view.locator(".readout").inner_text()
+    view.locator("button.t").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert "␣run (1) attends to" in view.locator(".readout").inner_text()
+    view.locator(".big canvas").hover()
+    assert "attends to" in view.locator(".readout").inner_text()
+    view.get_by_label("A token").select_option("is attended by")
+    assert "is attended by" in view.locator(".readout").inner_text()
+
+
+def test_token_values_are_told_with_their_unit(visit):
+    view = visit().locator("#view-tokens")
+    view.locator("button.t").nth(9).hover()
+    assert view.locator(".readout").inner_text().endswith("token 9 · loss 5 nats · keyword 0")
+
+
+def test_tables_sort_by_a_heading(visit):
+    page = visit()
+    table = page.locator("#table-wide table")
+    score = table.get_by_role("columnheader", name="score")
+    score.get_by_role("button").click()
+    score.get_by_role("button").click()
+    assert score.get_attribute("aria-sort") == "descending"
+    assert table.locator("tbody tr").first.inner_text().startswith("L11H11")
+
+
+def test_the_index_leads_to_the_report(visit):
+    page = visit("index.html")
+    page.get_by_role("link", name="What does it do?").click()
+    page.wait_for_url("**/report.html")
+
+
+def test_a_csv_can_be_downloaded_from_the_single_file(visit):
+    page = visit()
+    with page.expect_download() as download:
+        page.locator("#figure-line .download").click()
+    assert download.value.suggested_filename == "figure-line.csv"
+    assert Path(download.value.path()).read_text().startswith("head,score,")
+
+
+def test_a_notebook_s_frame_shows_the_view(browser):
+    context = browser.new_context(offline=True, viewport=DESKTOP)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.set_content(dashboard()._repr_html_())
+    frame = page.frame_locator("iframe")
+    frame.locator(".pick").nth(2).click()
+    assert frame.locator(".heading").inner_text() == "Feature 6"
+    assert faults == []
+    context.close()
