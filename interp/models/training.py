@@ -9,6 +9,7 @@ Must not know: hooks, analyses, reports.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
-def fast_logits(module: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+def fast_logits(module: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits of a native decoder-only module, equal to its hooked forward to rounding.
 
     Serves pre-LN models with standard or rotary positions, plain MLPs or none. Runs in whatever autocast it is called
@@ -34,7 +35,7 @@ def fast_logits(module: nn.Module, tokens: Int[Tensor, "batch pos"]) -> Float[Te
     return module.head(module.ln_out(residual))
 
 
-def _attention(attn: nn.Module, x: Float[Tensor, "batch pos d_model"], hidden: Float[Tensor, "pos pos"]) -> Tensor:
+def _attention(attn: Any, x: Float[Tensor, "batch pos d_model"], hidden: Float[Tensor, "pos pos"]) -> Tensor:
     q, k, v = (linear(x).unflatten(-1, (attn.n_heads, attn.d_head)).transpose(1, 2) for linear in (attn.q, attn.k, attn.v))
     if attn.rotary is not None:
         q, k = _rotate(attn.rotary, q), _rotate(attn.rotary, k)
@@ -43,7 +44,7 @@ def _attention(attn: nn.Module, x: Float[Tensor, "batch pos d_model"], hidden: F
     return attn.o((pattern @ v).transpose(1, 2).flatten(-2))
 
 
-def _rotate(rotary: nn.Module, x: Float[Tensor, "batch head pos d_head"]) -> Tensor:
+def _rotate(rotary: Any, x: Float[Tensor, "batch head pos d_head"]) -> Tensor:
     cos, sin = (table[: x.shape[-2], ::2].to(x.dtype) for table in (rotary.cos_cached, rotary.sin_cached))
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)

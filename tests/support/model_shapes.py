@@ -41,7 +41,10 @@ HF = {
     "llama": ("LlamaForCausalLM", GROUPED),
     "neox": ("GPTNeoXForCausalLM", SMALL | {"num_attention_heads": 2}),
     "mixtral": ("MixtralForCausalLM", GROUPED | {"num_local_experts": 4}),
-    "qwen2moe": ("Qwen2MoeForCausalLM", GROUPED | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4}),
+    "qwen2moe": (
+        "Qwen2MoeForCausalLM",
+        GROUPED | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4},
+    ),
     "bert": ("BertForMaskedLM", SMALL | {"num_attention_heads": 2}),
     "t5": (
         "T5ForConditionalGeneration",

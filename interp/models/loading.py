@@ -1,0 +1,48 @@
+"""Where a name leads: our own folders, and the hub when nothing else has it.
+
+Must not know: TransformerLens. How a native model is built is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp.errors import ModelError
+from interp.models import huggingface, storage
+from interp.models.hooks import suggestion
+
+CARD = "card.json"
+
+
+def stored(folder: Path, build_native: Callable[[dict[str, Any], int], nn.Module]) -> nn.Module | None:
+    """The bare model in a folder of ours, in evaluation mode, or None if the folder is none: `card.json` beside weights in
+    half precision (as models ship; loaded as float32), or what `Model.save` writes (loaded in its own dtype)."""
+    if (folder / CARD).is_file():
+        card = storage.read_json(folder / CARD)
+        module = build_native(card["architecture"], 0)
+        storage.fill(module, storage.read_weights(folder, card["weights_sha256"]), {})
+        return module.eval()
+    if (folder / storage.RECORD).is_file():
+        record, state = storage.read(folder)
+        if record["kind"] == "native":
+            module = build_native(record["config"], 0)
+        else:
+            module = huggingface.build(record["class"], record["config"], seed=0)
+        module = module.to(getattr(torch, record["dtype"]))
+        storage.fill(module, state, record["ties"])
+        return module.eval()
+    return None
+
+
+def require_hub(name: str, known: Sequence[str], *, revision: str | None) -> None:
+    """Raises ModelError, with all that could have been meant, unless the hub or its cache has the model."""
+    why = huggingface.why_unreachable(name, revision=revision)
+    if why is not None:
+        raise ModelError(
+            f"no model {name!r}{suggestion(name, known)}: not one of the package's ({', '.join(known)}), not a folder, and {why}"
+        )

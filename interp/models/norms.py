@@ -1,0 +1,43 @@
+"""Norms folded into the matrices that read through them: one convention for every analysis of weights.
+
+A pre-norm block reads n(x) W, with n(x) = g ∘ (x − mean x)/σ(x) + b for layer norm (no mean taken out for RMS norm). All of
+it but the positive scale 1/σ(x) and the constant b W is linear: n(x) W = x F / σ(x) + b W with F = P diag(g) W, where P
+takes the mean out. F is what the functions here give.
+
+Must not know: analyses, reports.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models.hooked import Model
+
+
+def folded(model: Model, norm: str, matrix: Float[Tensor, "*heads d_model n"]) -> Float[Tensor, "*heads d_model n"]:
+    """The linear part F of reading x through a norm ("blocks.0.ln1", "ln_final") and then a matrix."""
+    gain = getattr(attrgetter(norm)(model.bridge), "weight", None)
+    if gain is not None:
+        matrix = gain.detach().to(matrix)[:, None] * matrix
+    return matrix - matrix.mean(-2, keepdim=True) if takes_mean_out(model) else matrix
+
+
+def takes_mean_out(model: Model) -> bool:
+    """Whether the model's norms are layer norms."""
+    return model.bridge.cfg.normalization_type in ("LN", "LNPre")
+
+
+def read_alone(model: Model, vectors: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """What a norm makes of vectors standing alone in the residual stream, before gain and bias; as they are without norms.
+
+    Centred for layer norm, then scaled to a root mean square of 1; zero vectors stay zero.
+    """
+    if takes_mean_out(model):
+        vectors = vectors - vectors.mean(-1, keepdim=True)
+    if model.bridge.cfg.normalization_type is None:
+        return vectors
+    return vectors / vectors.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(vectors.dtype).tiny)

@@ -1,0 +1,1 @@
+"""Tasks: token sequences with known answers. Must not know models."""
