@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from interp.errors import ReportError
 
@@ -188,6 +189,11 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _finish(figure: Figure, axes: Axes, labels: dict[str, Any], *, legend: str | None = None) -> Figure:
     axes.set(**labels)
+    for axis, given in ((axes.xaxis, "xticks"), (axes.yaxis, "yticks")):
+        if axis.get_scale() == "log" and given not in labels:
+            # matplotlib writes powers of ten as math, which is switched off here
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+            axis.set_minor_formatter(NullFormatter())
     if legend is not None:
         axes.legend(title=legend, alignment="left")
     return figure

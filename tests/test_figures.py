@@ -73,3 +73,10 @@ def test_tables_that_cannot_be_drawn_are_refused(draw, error):
     with pytest.raises(ReportError) as caught:
         draw()
     assert str(caught.value).startswith(error)
+
+
+def test_a_logarithmic_axis_writes_plain_numbers():
+    table = pd.DataFrame({"step": [1, 10, 100, 10_000], "loss": [5.0, 2.0, 1.0, 0.5]})
+    drawn = figures.svg(figures.lines(table, "step", "loss", xscale="log"))
+    assert "mathdefault" not in drawn
+    assert ">10,000<" in drawn

@@ -27,10 +27,12 @@ class HarvestModel(Runnable, Protocol):
     """What this module asks of a model beside running; `models.Model` is one."""
 
     name: str
-    fingerprint: str
     tokenizer: Tokenizer | None
-    n_ctx: int
-    d_vocab: int
+    n_ctx: Any  # an int; `Any`, since Model computes it by a descriptor, which no checker takes for an attribute
+    d_vocab: Any
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 def harvest_to_store(

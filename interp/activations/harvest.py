@@ -23,12 +23,13 @@ _PATTERNS = ("hook_pattern", "hook_attn_scores")
 class Runnable(Protocol):
     """What a harvest asks of a model; `models.Model` is one."""
 
-    kind: str
+    @property
+    def kind(self) -> str: ...
 
     def resolve(self, names: Sequence[str]) -> Any:
         """Raises HookError for a name that is not there."""
 
-    def run(self, tokens: Tensor, *, read: Sequence[str], **inputs: Tensor) -> Any:
+    def run(self, tokens: Tensor, *, read: Sequence[str], **inputs: Any) -> Any:
         """A run whose `activations` map each name in `read` to its tensor."""
 
 

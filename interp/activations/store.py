@@ -28,7 +28,8 @@ from interp.errors import StoreError
 class Fingerprinted(Protocol):
     """A model or tokenizer, as far as a store is concerned."""
 
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str: ...
 
 
 class ActivationStore:

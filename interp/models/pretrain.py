@@ -168,7 +168,7 @@ def evaluate(module: nn.Module, rows: Int[Tensor, "row pos"]) -> float:
 
 
 @torch.no_grad()
-def head_scores(module: nn.Module, seed: int) -> dict[str, list[list[float]]]:
+def head_scores(module: Any, seed: int) -> dict[str, Any]:
     """Mean attention of every head to the previous token and, on the second copy of random segments of random length and
     offset, to the token that followed the same token before (prefix matching); and the loss on those copies."""
     generator = torch.Generator().manual_seed(seed)
@@ -209,10 +209,11 @@ def bigram_loss(train: Int[Tensor, "train"], rows: Int[Tensor, "row pos"]) -> tu
     bigram = (pairs + kinds * unigram) / (pairs.sum(1, keepdim=True) + kinds)
     target, before = rows[:, 1:], rows[:, :-1]
     counts = target != 0
-    return tuple(float(-p[counts].log().mean()) for p in (unigram[target], bigram[before, target]))
+    alone, after = (float(-p[counts].log().mean()) for p in (unigram[target], bigram[before, target]))
+    return alone, after
 
 
-def optimizers(module: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimizers(module: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon (Jordan 2024; its rate matched to AdamW's as in arXiv:2502.16982) for the blocks' matrices, AdamW for the rest."""
     matrices = [p for layer in module.layers for p in layer.parameters() if p.ndim == 2]
     inside = {id(p) for p in matrices}

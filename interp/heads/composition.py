@@ -1,0 +1,127 @@
+"""What heads say to one another, read from the weights alone.
+
+Rows are vectors: a head reads x W_Q, x W_K, x W_V and writes z W_O, so W_QK = W_Q W_Kᵀ and W_OV = W_V W_O, both of rank
+d_head at most. Everything here works on the d_head × d_head cores and never builds a d_model × d_model matrix
+(Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
+
+Normalisation: before a matrix that reads the residual stream stands the block's norm. Its gain is folded into the matrix
+and, for layer norm, the mean over d_model taken out; the division by the scale is left out, since one positive factor
+per position changes neither ratio below. Biases are left out: they add the same whatever is read.
+
+Must not know: figures, reports, tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp import stats
+from interp.errors import ModelError
+from interp.measurement import Measurement
+from interp.models.hooked import Model
+from interp.models.norms import folded
+
+Way = Literal["Q", "K", "V"]
+
+
+class Factors(NamedTuple):
+    """A matrix left @ right of low rank, for every head: left Float[head m rank], right Float[head rank n]."""
+
+    left: Float[Tensor, "head m rank"]
+    right: Float[Tensor, "head rank n"]
+
+
+def composition_scores(model: Model, way: Way, *, draws: int = 50, seed: int = 0) -> Measurement:
+    """How much each later head reads, by its query, key or value, of what each earlier head writes.
+
+    ‖W_OV A‖_F / (‖W_OV‖_F ‖A‖_F) with A = W_QK (Q), W_QKᵀ (K) or W_OV (V) of the later head, minus the mean of that ratio
+    over Gaussian matrices of the same shapes. Measurement(from, to), heads as "layer.head"; pairs in which `from` is not
+    in an earlier layer are −inf, so that they never rank.
+
+    Raises ModelError for a model of one layer.
+    """
+    if model.n_layers < 2:
+        raise ModelError(f"{model.name} has {model.n_layers} layer; heads compose across layers, so give a model with at least 2")
+    writers = [ov_circuit(model, layer) for layer in range(model.n_layers)]
+    readers = [_reads(model, layer, way) for layer in range(model.n_layers)]
+    heads, names = model.n_heads, [f"{layer}.{head}" for layer in range(model.n_layers) for head in range(model.n_heads)]
+    values = np.full((len(names), len(names)), -np.inf)
+    chance = random_composition(model.d_model, model.d_head, draws=draws, seed=seed)
+    for early in range(model.n_layers):
+        for late in range(early + 1, model.n_layers):
+            ratio = product_ratio(writers[early], readers[late]).cpu().double().numpy()
+            values[early * heads : (early + 1) * heads, late * heads : (late + 1) * heads] = ratio - chance
+    return Measurement(f"{way}_composition", values, ("from", "to"), {"from": names, "to": names})
+
+
+def product_ratio(first: Factors, second: Factors) -> Float[Tensor, "head_first head_second"]:
+    """‖A B‖_F / (‖A‖_F ‖B‖_F) for every A of `first` and B of `second`.
+
+    With A = l₁r₁ and B = l₂r₂: ‖AB‖² = tr((l₁ᵀl₁) M (r₂r₂ᵀ) Mᵀ), M = r₁l₂.
+    """
+    core = torch.einsum("ard,bds->abrs", first.right, second.left)
+    norm = torch.einsum("apr,abrs,bsq,abpq->ab", _gram(first.left.mT), core, _gram(second.right), core)
+    return (norm.clamp_min(0) / (_squared_norm(first)[:, None] * _squared_norm(second))).sqrt()
+
+
+def random_composition(d_model: int, d_head: int, *, draws: int = 50, seed: int = 0) -> float:
+    """Mean of the ratio over pairs of matrices with Gaussian factors; near 1/√d_model."""
+    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "random composition"))
+    first, second = (
+        Factors(
+            torch.randn(draws, d_model, d_head, generator=generator), torch.randn(draws, d_head, d_model, generator=generator)
+        )
+        for _ in range(2)
+    )
+    return float(product_ratio(first, second).mean())
+
+
+def copying_scores(model: Model) -> Measurement:
+    """Σ Re λ / Σ |λ| over the eigenvalues of W_E W_OV W_U for every head: 1 copies every token, −1 suppresses it.
+
+    The non-zero eigenvalues are those of the d_head × d_head matrix W_O W_U W_E W_V. The norms before the head and before
+    the unembedding are folded in as stated above; the path is that of the token's own embedding. Measurement(layer, head).
+    """
+    embedding = model.W_E.detach().double()
+    unembedding = folded(model, "ln_final", model.W_U.detach().double())
+    values = []
+    for layer in range(model.n_layers):
+        ov = ov_circuit(model, layer)
+        values.append(eigenvalue_sign(Factors(embedding @ ov.left, ov.right @ unembedding)))
+    return Measurement("copying", torch.stack(values).cpu().numpy(), ("layer", "head"))
+
+
+def eigenvalue_sign(matrix: Factors) -> Float[Tensor, " head"]:
+    """Σ Re λ / Σ |λ| of left @ right, from the eigenvalues of right @ left, which share all that are not zero."""
+    eigenvalues = torch.linalg.eigvals(matrix.right @ matrix.left)
+    return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
+
+
+def ov_circuit(model: Model, layer: int) -> Factors:
+    """W_OV = W_V W_O of every head in the layer, the norm before it folded in."""
+    return Factors(read_matrix(model, layer, "V"), model.weight(f"blocks.{layer}.attn.W_O").detach().double())
+
+
+def _reads(model: Model, layer: int, way: Way) -> Factors:
+    """What multiplies an earlier head's output from the right: W_QK, W_QKᵀ or W_OV."""
+    if way == "V":
+        return ov_circuit(model, layer)
+    query, key = read_matrix(model, layer, "Q"), read_matrix(model, layer, "K")
+    return Factors(query, key.mT) if way == "Q" else Factors(key, query.mT)
+
+
+def read_matrix(model: Model, layer: int, way: Way) -> Float[Tensor, "head d_model d_head"]:
+    return folded(model, f"blocks.{layer}.ln1", model.weight(f"blocks.{layer}.attn.W_{way}").detach().double())
+
+
+def _gram(rows: Float[Tensor, "head rank n"]) -> Float[Tensor, "head rank rank"]:
+    return rows @ rows.mT
+
+
+def _squared_norm(matrix: Factors) -> Float[Tensor, " head"]:
+    return (_gram(matrix.left.mT) * _gram(matrix.right)).sum((-1, -2))

@@ -1,0 +1,80 @@
+"""E08 in a reduced form that still asserts, and its parts against planted curves."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from interp.experiment import discovery
+from interp.report import Report
+
+
+@pytest.fixture(scope="module")
+def e08() -> ModuleType:
+    found = discovery.find("E08")
+    discovery.load(found)
+    return sys.modules[f"interp_experiment_{found.name}"]
+
+
+STEPS = np.linspace(0, 100, 101)
+SUDDEN = 4 - 4 / (1 + np.exp(-(STEPS - 60)))  # falls from 4 to 0 around step 60
+
+
+def test_a_curve_crosses_between_two_checkpoints(e08: ModuleType) -> None:
+    assert e08.crossing(np.array([0.0, 10, 20]), np.array([5.0, 5, 1]), 0.25) == pytest.approx(12.5)
+    assert e08.crossing(np.array([0.0, 10]), np.array([0.0, 2]), 0.5) == pytest.approx(5)
+
+
+def test_a_score_that_rises_with_the_fall_lies_inside_it_and_others_outside(e08: ModuleType) -> None:
+    assert e08.place_in_fall(STEPS, SUDDEN, -SUDDEN) == pytest.approx(0.5, abs=0.01)
+    assert e08.place_in_fall(STEPS, SUDDEN, 1 / (1 + np.exp(-(STEPS - 90)))) > 1
+    assert e08.place_in_fall(STEPS, SUDDEN, STEPS) < 0
+
+
+def test_a_sudden_fall_is_steep_and_an_even_one_is_not(e08: ModuleType) -> None:
+    assert e08.steepest_share(STEPS, SUDDEN, window=15) > 0.95
+    assert e08.steepest_share(STEPS, 4 - STEPS / 25, window=15) == pytest.approx(0.15)
+
+
+def test_the_gain_removed_is_extra_loss_over_what_is_saved_against_an_even_guess(e08: ModuleType) -> None:
+    study = SimpleNamespace(model=SimpleNamespace(d_vocab=49), seed=0)
+    whole = np.array([0.0, 1.0, 2.0])
+    half_way = (whole + np.log(48)) / 2
+    found = e08.gain_removed(study, whole, half_way)
+    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def report(e08: ModuleType) -> Report:
+    report = Report("E08", "induction")
+    e08.run(e08.Config(steps=400, checkpoints=17, prompts=16, window=100), report)
+    return report
+
+
+@pytest.mark.slow
+def test_in_reduced_form_two_layers_match_prefixes_at_once_and_one_layer_does_not(report: Report) -> None:
+    verdicts = {claim.id.removeprefix("E08."): claim.verdict for claim in report.claims}
+    expected = ("prefix-score", "one-layer-prefix", "one-layer-loss", "induction-ablation", "phase-steep", "phase-together")
+    assert {slug: verdicts[slug] for slug in expected} == dict.fromkeys(expected, "PASS")
+    assert set(verdicts) - set(expected) == {"k-composition", "previous-token-ablation"}
+
+
+@pytest.mark.slow
+def test_controls_of_the_same_quantity_miss_the_target(report: Report) -> None:
+    claims = {claim.id.removeprefix("E08."): claim for claim in report.claims}
+    assert all(claim.control is not None for claim in claims.values())
+    for slug in ("prefix-score", "one-layer-prefix", "one-layer-loss", "k-composition", "previous-token-ablation", "phase-steep"):
+        target, control = claims[slug].target, claims[slug].control
+        assert target is not None and control is not None and not target.holds(*control.ends), slug
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_phase_change_and_the_heads_at_work(report: Report) -> None:
+    figures = [figure.name for figure in report.blocks("figure")]
+    assert figures == ["prefix-scores", "k-composition", "ablation", "phase-loss", "phase-scores"]
+    assert [block.view.title for block in report.blocks("view")] == ["Attention on one prompt"]
+    curves = next(figure for figure in report.blocks("figure") if figure.name == "phase-loss")
+    assert curves.data.n_rows == 2 * 17
