@@ -36,7 +36,9 @@ class Measurement:
             raise ValueError(f"{self.name}: values of shape {self.values.shape} do not fit dims {self.dims}")
         for dim, labels in self.coords.items():
             if len(labels) != self.values.shape[self._axis(dim)]:
-                raise ValueError(f"{self.name}: {len(labels)} coordinates for {dim}, which has {self.values.shape[self._axis(dim)]}")
+                raise ValueError(
+                    f"{self.name}: {len(labels)} coordinates for {dim}, which has {self.values.shape[self._axis(dim)]}"
+                )
 
     def mean(self, dim: str) -> Measurement:
         """The mean over one axis."""
@@ -65,7 +67,9 @@ class Measurement:
     def estimate(self, *, seed: int = 0) -> stats.Estimate:
         """Mean over the one axis that is left, with its bootstrap interval; that axis must hold independent examples."""
         if len(self.dims) != 1:
-            raise ValueError(f"{self.name}: an interval is taken over one axis of examples, but there are {self.dims}; use sel or mean first")
+            raise ValueError(
+                f"{self.name}: an interval is taken over one axis of examples, but there are {self.dims}; use sel or mean first"
+            )
         return stats.bootstrap(self.values, seed=seed)
 
     def table(self) -> pd.DataFrame:

@@ -1,0 +1,25 @@
+"""Shapes and types of every call inside `interp` are checked while tests run; Chromium's absence is said aloud."""
+
+import shutil
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("interp", "typecheck.checked")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def pytest_collection_modifyitems(items):
+    if CHROMIUM is None:
+        for item in items:
+            if item.get_closest_marker("browser"):
+                item.add_marker(pytest.mark.skip(reason="no Chromium"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "no Chromium" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_sep(
+            "!", f"{len(skipped)} BROWSER TESTS DID NOT RUN: apt-get install chromium", red=True, bold=True
+        )
