@@ -101,12 +101,7 @@ def jacobian_norms(config: Config) -> dict[str, np.ndarray]:
 
 def share_kept(norms: np.ndarray, *, seed: int) -> Estimate:
     """Mean norm at the largest width over mean norm at the smallest, from [query, width]; queries are resampled."""
-
-    def ratio(rows: np.ndarray) -> float:
-        chosen = norms[rows.astype(int)]
-        return float(chosen[:, -1].mean() / chosen[:, 0].mean())
-
-    return stats.bootstrap(np.arange(len(norms)), statistic=ratio, seed=seed)
+    return stats.ratio(norms[:, -1], norms[:, 0], seed=seed)
 
 
 def by_width(name: str, values: np.ndarray, config: Config, *, by: str) -> pd.DataFrame:

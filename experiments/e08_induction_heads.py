@@ -231,26 +231,15 @@ def lead(study: Study, scores: Measurement) -> float:
 def gain_removed(study: Study, whole: np.ndarray, without: np.ndarray) -> Estimate:
     """Share of the in-context gain that goes: mean extra loss over mean gain, prompts resampled together."""
     chance = math.log(study.model.d_vocab - 1)
-
-    def ratio(rows: np.ndarray) -> float:
-        chosen = rows.astype(int)
-        return float((without - whole)[chosen].mean() / (chance - whole[chosen]).mean())
-
-    return stats.bootstrap(np.arange(len(whole)), statistic=ratio, seed=study.seed)
-
-
-def mean_at_work(model: Model, on: Repeated) -> ablation.Means:
-    """Mean output of every head over the positions that predict copied tokens."""
-    predicting = torch.zeros_like(on.is_copy)
-    predicting[:, :-1] = on.is_copy[:, 1:]
-    return ablation.mean_outputs(model, on.tokens, positions=predicting)
+    return stats.ratio(without - whole, chance - whole, seed=study.seed)
 
 
 def report_ablation(study: Study, report: Report) -> None:
     """The gain needs the previous-token head, and the induction heads more than their neighbours."""
     report.section("Ablation")
     model, on = study.model, study.measuring
-    means, whole = mean_at_work(model, study.choosing), copy_loss(model, on)
+    means = ablation.mean_outputs(model, study.choosing.tokens, positions=study.choosing.predicts_copy)
+    whole = copy_loss(model, on)
     heads = list(np.ndindex(model.n_layers, model.n_heads))
     without = {head: copy_loss(model, on, ablation.mean(model, [head], means)) for head in heads}
     others = np.mean([without[head] for head in heads if head[0] == 0 and head != study.previous], axis=0)

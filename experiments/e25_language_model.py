@@ -36,20 +36,22 @@ from interp.text.packing import TokenBatch
 
 ID = "E25"
 OURS = "target of this report"
+RANDOM, AGAIN, UNTRAINED = "random directions", "other random directions", "untrained model"
 KINDS = ("previous_token", "induction", "duplicate_token", "bos_sink")
 ROWS = 1024  # in a training batch of the autoencoder
-NEURON_ROWS = 20_000  # held-out tokens on which dense columns are scored
+EXCERPT = ("queue.py", 1084, 96)  # a held-out document, its first token shown, and how many: three methods of Queue
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     layer: int = 2  # whose output the autoencoder reads, and whose neurons are scored
-    tokens: int = 1_200_000  # of the training side of the corpus, harvested for the autoencoder
+    tokens: int = 400_000  # of the training side of the corpus, harvested for the autoencoder
     d_sae: int = 1536
     k: int = 16  # active features per token
-    steps: int = 2400  # training steps of the autoencoder
+    steps: int = 1200  # training steps of the autoencoder
     prompts: int = 64  # rows of repeated random tokens
-    spliced: int = 12  # held-out batches of 16 rows on which the loss recovered is measured
+    spliced: int = 6  # held-out batches of 16 rows on which the loss recovered is measured
+    neuron_tokens: int = 12_000  # held-out tokens on which neurons are scored
     shown: int = 384  # features in the dashboard
     seed: int = 0
 
@@ -62,7 +64,7 @@ class Config:
         return f"blocks.{self.layer}.mlp.hook_post"
 
 
-QUICK = {"tokens": 300_000, "d_sae": 1024, "steps": 700, "prompts": 32, "spliced": 3, "shown": 192}
+QUICK = {"tokens": 200_000, "d_sae": 1024, "steps": 600, "prompts": 32, "spliced": 3, "shown": 192}
 
 
 def run(config: Config, report: Report) -> None:
@@ -228,8 +230,7 @@ def claim_ablation(
     """Without its two best induction heads the model copies worse than without two other heads."""
     draw = stats.generator(config.seed, "other heads").choice(np.arange(2, len(ranked)), 2, replace=False)
     groups = {"none": [], "induction": ranked[:2], "others": [ranked[place] for place in draw]}
-    predicting = choosing.is_copy.roll(-1, 1)  # no row starts with a copy, so nothing wraps around
-    means = ablation.mean_outputs(model, choosing.tokens, positions=predicting)
+    means = ablation.mean_outputs(model, choosing.tokens, positions=choosing.predicts_copy)
     losses = {
         name: ablation.loss(model, measuring.tokens, edits=ablation.mean(model, heads, means), predicted=measuring.is_copy).values
         for name, heads in groups.items()
@@ -250,14 +251,14 @@ def claim_ablation(
 def report_one_text(report: Report, model: Model, text: LabelledText) -> None:
     """One stretch of held-out code: every head's attention, and every token's loss beside its labels."""
     report.section("One stretch of code")
-    first = int(text.first[text.names.index("queue.py")]) + 430
-    rows = slice(first, first + 95)
+    first = int(text.first[text.names.index(EXCERPT[0])])
+    rows = slice(first + EXCERPT[1], first + EXCERPT[1] + EXCERPT[2])
     tokens = torch.from_numpy(np.concatenate([text.batches[0].tokens[0, :1], text.tokens[rows]]))[None]  # BOS first
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.n_layers)]
     seen = model.run(tokens, read=names, logits=True)
     shown = [text.vocabulary[token] for token in tokens[0].tolist()]
     patterns_seen = torch.stack([seen.activations[name][0] for name in names]).numpy()
-    report.view(AttentionView(title="Attention in queue.py", tokens=shown, patterns=patterns_seen))
+    report.view(AttentionView(title=f"Attention in {EXCERPT[0]}", tokens=shown, patterns=patterns_seen))
     values = {"loss": F.cross_entropy(seen.logits[0, :-1], tokens[0, 1:], reduction="none").numpy()}
     values |= {name: text.labels[name][rows].astype(float) for name in ("name_seen", "keyword", "docstring", "in_call")}
     report.view(TokenView(title="Loss and labels", tokens=shown[1:], values=values, units={"loss": "nats"}))
@@ -322,13 +323,14 @@ def report_neurons(
     report.section("MLP neurons")
     with experiment.stage("score the neurons"):
         active, chance = columns(seen, config.neurons), columns(unseeing, config.neurons)
-        some = np.sort(stats.generator(config.seed, "neuron rows").choice(len(active), NEURON_ROWS, replace=False))
-        controls = {"random directions": active[some] @ rotation(config, active.shape[1]), "untrained model": chance[some]}
+        some = np.sort(stats.generator(config.seed, "neuron rows").choice(len(active), config.neuron_tokens, replace=False))
+        turned = {name: active[some] @ rotation(config, active.shape[1], name) for name in (RANDOM, AGAIN)}
+        controls = turned | {UNTRAINED: chance[some]}
         labels = {name: values[some] for name, values in text.common_labels().items()}
         scored = association.best_columns(active[some], labels, text.document[some], controls=controls, seed=config.seed)
     words = f"for a token label, the best neuron of layer {config.layer} beats the best of as many"
-    claim_gain(config, report, "neurons-random", f"{words} random directions, in F1, by", scored, "random directions")
-    claim_gain(config, report, "neurons-untrained", f"{words} neurons of the untrained model, by", scored, "untrained model")
+    claim_gain(config, report, "neurons-random", f"{words} random directions, in F1, by", scored, RANDOM)
+    claim_gain(config, report, "neurons-untrained", f"{words} neurons of the untrained model, by", scored, UNTRAINED)
     report_labels(report, "neuron", scored)
     own = scored.query("source == 'columns'")
     found = neurons.triggers(seen, top=12)[config.neurons]
@@ -340,15 +342,16 @@ def columns(seen: list[ActivationBatch], hook: str) -> Tensor:
     return torch.cat([batch.activations[hook] for batch in seen])
 
 
-def rotation(config: Config, size: int) -> Tensor:
+def rotation(config: Config, size: int, purpose: str) -> Tensor:
     """A random rotation: its columns are directions of no particular basis."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "rotation"))
+    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "rotation", purpose))
     return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
 
 
 def claim_gain(config: Config, report: Report, slug: str, words: str, scored: pd.DataFrame, source: str) -> None:
-    """Mean gain in F1 over the labels, which are resampled; the control is what the same columns reach on shuffled labels."""
-    gain = scored[scored.source == source].gain.to_numpy()
+    """Mean gain in F1 over the labels, which are resampled; the control is what a second draw of random directions gains."""
+    f1 = scored.pivot(index="label", columns="source", values="f1")
+    gain, random = (f1[name].to_numpy() - f1[source].to_numpy() for name in ("columns", AGAIN))
     report.claim(
         slug,
         f"{words} (mean over {len(gain)} labels)",
@@ -356,8 +359,8 @@ def claim_gain(config: Config, report: Report, slug: str, words: str, scored: pd
         at_least=0.05,
         unit="F1",
         source=OURS,
-        control=stats.bootstrap(scored[scored.source == "shuffled"].f1.to_numpy(), seed=config.seed),
-        control_text="F1 on shuffled labels",
+        control=stats.bootstrap(random, seed=config.seed),
+        control_text="another draw of random directions, by",
     )
 
 
@@ -402,9 +405,9 @@ def epochs(config: Config, store: ActivationStore) -> Iterator[Tensor]:
         epoch += 1
 
 
-def untrained_like(config: Config, sae: SparseAutoencoder) -> SparseAutoencoder:
+def untrained_like(config: Config, sae: SparseAutoencoder, *, draw: int = 1) -> SparseAutoencoder:
     """As many random directions, read with the same sparsity, input scale and mean."""
-    random = SparseAutoencoder(sae.d_in, sae.d_sae, activation=TopK(config.k), seed=config.seed + 1)
+    random = SparseAutoencoder(sae.d_in, sae.d_sae, activation=TopK(config.k), seed=config.seed + draw)
     random.load_state_dict(random.state_dict() | {"b_dec": sae.b_dec.detach(), "scale": sae.scale})
     return random
 
@@ -470,13 +473,14 @@ def report_features(
         here = columns(seen, config.hook)
         own = codes(sae, here)
         others = {
-            "random directions": codes(untrained_like(config, sae), here),
-            "untrained model": codes(control, columns(unseeing, config.hook)),
+            RANDOM: codes(untrained_like(config, sae), here),
+            AGAIN: codes(untrained_like(config, sae, draw=2), here),
+            UNTRAINED: codes(control, columns(unseeing, config.hook)),
         }
         scored = association.best_columns(own, text.common_labels(), text.document, controls=others, seed=config.seed)
     words = "for a token label, the best feature beats the best of as many"
-    claim_gain(config, report, "features-random", f"{words} random directions, in F1, by", scored, "random directions")
-    claim_gain(config, report, "features-untrained", f"{words} features of the untrained model, by", scored, "untrained model")
+    claim_gain(config, report, "features-random", f"{words} random directions, in F1, by", scored, RANDOM)
+    claim_gain(config, report, "features-untrained", f"{words} features of the untrained model, by", scored, UNTRAINED)
     report_labels(report, "feature", scored)
     best = scored.query("source == 'columns'")
     alive = np.setdiff1d(np.flatnonzero(np.diff(own.indptr)), best.column)

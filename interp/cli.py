@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,10 +53,14 @@ def answered(command: Callable[[], Answer]) -> int:
     """Prints the command's answer, or one line on stderr for what the caller can mend; returns the exit code."""
     try:
         answer = command()
+        print(answer.text, flush=True)
     except InterpError as error:
         return _fault(str(error), 2)
     except KeyboardInterrupt:
         return _fault("interrupted; what was finished before is kept", 130)
+    except BrokenPipeError:  # whoever read our output has heard enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno in _NO_ROOM:
             return _fault(f"cannot go on writing: {error}; make room or choose another --out; what was finished is kept", 2)
@@ -64,7 +69,6 @@ def answered(command: Callable[[], Answer]) -> int:
     except Exception:  # any other fault is ours: show where it is, with a code of its own
         traceback.print_exc()
         return 3
-    print(answer.text, flush=True)
     return answer.code
 
 

@@ -57,12 +57,11 @@ def bootstrap(
 
     Raises ValueError for no values or non-finite ones.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"bootstrap wants a non-empty vector of examples, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"bootstrap got {int((~np.isfinite(array)).sum())} non-finite values of {array.size}")
-    parts = [array[i : i + 1] for i in range(array.size)] if groups is None else _grouped(array, np.asarray(groups))
+    array = _examples(values)
+    if statistic is np.mean:  # a ratio of sums over groups, which needs no concatenation
+        index = np.arange(array.size) if groups is None else _group_numbers(array, groups)
+        return ratio(np.bincount(index, array), np.bincount(index), resamples=resamples, level=level, seed=seed)
+    parts = [array[i : i + 1] for i in range(array.size)] if groups is None else _grouped(array, groups)
     value = float(statistic(array))
     if len(parts) == 1:
         return Estimate(value, float("-inf"), float("inf"), 1)
@@ -70,6 +69,21 @@ def bootstrap(
     draws = [statistic(np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))])) for _ in range(resamples)]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, float(low), float(high), len(parts))
+
+
+def ratio(numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Σ numerator / Σ denominator over independent examples, which are resampled together (percentile bootstrap)."""
+    above, below = _examples(numerator), _examples(denominator)
+    if above.shape != below.shape:
+        raise ValueError(f"a ratio wants a numerator and a denominator per example: {above.shape} against {below.shape}")
+    value = float(above.sum() / below.sum())
+    if above.size == 1:
+        return Estimate(value, float("-inf"), float("inf"), 1)
+    rng = generator(seed, "bootstrap", resamples)
+    picks = (rng.integers(above.size, size=above.size) for _ in range(resamples))
+    draws = [above[rows].sum() / below[rows].sum() for rows in picks]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), above.size)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, seed: int = 0) -> Estimate:
@@ -86,8 +100,24 @@ def proportion(successes: int, trials: int, *, level: float = 0.95) -> Estimate:
     return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
 
 
-def _grouped(array: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    if groups.shape != array.shape:
-        raise ValueError(f"groups must name one group per value: {groups.shape} against {array.shape}")
-    order = np.argsort(groups, kind="stable")
-    return np.split(array[order], np.flatnonzero(np.diff(groups[order])) + 1)
+def _examples(values: ArrayLike) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"bootstrap wants a non-empty vector of examples, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"bootstrap got {int((~np.isfinite(array)).sum())} non-finite values of {array.size}")
+    return array
+
+
+def _group_numbers(array: np.ndarray, groups: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The groups numbered from 0, one number per value."""
+    names = np.asarray(groups)
+    if names.shape != array.shape:
+        raise ValueError(f"groups must name one group per value: {names.shape} against {array.shape}")
+    return np.unique(names, return_inverse=True)[1]
+
+
+def _grouped(array: np.ndarray, groups: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    numbers = _group_numbers(array, groups)
+    order = np.argsort(numbers, kind="stable")
+    return np.split(array[order], np.flatnonzero(np.diff(numbers[order])) + 1)

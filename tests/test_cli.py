@@ -243,3 +243,11 @@ def test_activations_are_harvested_summarised_and_probed(capsys, toy, tmp_path):
     (texts / "part0.py").write_text("x = 1\n")
     code, _, err = interp("probe", "store", capsys=capsys)
     assert code == 2 and one_line(err) and "was harvested from" in err and "harvest it again" in err
+
+
+def test_a_reader_that_stops_early_is_no_fault():
+    command = f"{sys.executable} -m interp harvest --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: interp harvest")
+    assert "Traceback" not in done.stderr

@@ -60,10 +60,11 @@ def run(config: Config, report: Report) -> None:
 
     store = ActivationStore.open(config.store, hook=config.hook)
     hook, header = config.hook or store.hooks[0], store.header
-    tokenizer = Model.load(header.model).tokenizer
+    model = Model.load(header.model)
+    tokenizer = model.tokenizer
     if tokenizer is None:
         raise StoreError(f"{header.model} has no tokenizer here, and without one the tokens of {config.store} have no labels")
-    ActivationStore.open(config.store, tokenizer=tokenizer)
+    ActivationStore.open(config.store, model=model, tokenizer=tokenizer)
     corpus = resolve(header.corpus)
     if corpus.revision != header.corpus_revision:
         raise StoreError(

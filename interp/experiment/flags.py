@@ -86,7 +86,9 @@ def call(function: Callable[..., T], argv: Sequence[str], *, prog: str) -> T:
 
     parameters = inspect.signature(function).parameters.values()
     known = ["--" + each.name.replace("_", "-") for each in parameters if each.kind == each.KEYWORD_ONLY]
-    bound = _tyro(_bind(function), argv, prog=prog, description=inspect.getdoc(function) or "", known=known)
+    bound = _tyro(
+        _bind(function), argv, prog=prog, description=(inspect.getdoc(function) or "").split("\n\nArgs:")[0], known=known
+    )
     return bound()
 
 

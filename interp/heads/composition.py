@@ -82,7 +82,7 @@ def random_composition(d_model: int, d_head: int, *, draws: int = 50, seed: int 
 
 
 def copying_scores(model: Model) -> Measurement:
-    """Σ Re λ / Σ |λ| over the eigenvalues of W_E W_OV W_U for every head: 1 copies every token, −1 suppresses it.
+    """`Σ Re λ / Σ |λ|` over the eigenvalues of W_E W_OV W_U for every head: 1 copies every token, −1 suppresses it.
 
     The non-zero eigenvalues are those of the d_head × d_head matrix W_O W_U W_E W_V. The norms before the head and before
     the unembedding are folded in as stated above; the path is that of the token's own embedding. Measurement(layer, head).
@@ -97,7 +97,7 @@ def copying_scores(model: Model) -> Measurement:
 
 
 def eigenvalue_sign(matrix: Factors) -> Float[Tensor, " head"]:
-    """Σ Re λ / Σ |λ| of left @ right, from the eigenvalues of right @ left, which share all that are not zero."""
+    """`Σ Re λ / Σ |λ|` of left @ right, from the eigenvalues of right @ left, which share all that are not zero."""
     eigenvalues = torch.linalg.eigvals(matrix.right @ matrix.left)
     return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
 

@@ -187,10 +187,4 @@ def _mean_activation(model: Model, hook: str, batches: Sequence[TokenBatch]) -> 
 def _share(numerator: np.ndarray, denominator: np.ndarray, groups: np.ndarray, *, seed: int) -> stats.Estimate:
     """Σ numerator / Σ denominator, resampling whole documents."""
     _, index = np.unique(groups, return_inverse=True)
-    above, below = np.bincount(index, numerator), np.bincount(index, denominator)
-
-    def ratio(documents: np.ndarray) -> float:
-        chosen = documents.astype(np.int64)
-        return float(above[chosen].sum() / below[chosen].sum())
-
-    return stats.bootstrap(np.arange(len(above)), statistic=ratio, seed=seed)
+    return stats.ratio(np.bincount(index, numerator), np.bincount(index, denominator), seed=seed)

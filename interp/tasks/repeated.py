@@ -29,6 +29,11 @@ class Repeated:
     start: Int[Tensor, " batch"]
     period: Int[Tensor, " batch"]
 
+    @property
+    def predicts_copy(self) -> Bool[Tensor, "batch pos"]:
+        """The positions whose next token is such a copy."""
+        return self.is_copy.roll(-1, 1)  # no row begins with a copy, so nothing wraps around
+
 
 def repeated_random(
     n: int,

@@ -48,16 +48,16 @@ class Corpus:
 
 
 def resolve(spec: str | Path | Iterable[str] | Iterable[Document]) -> Corpus:
-    """The corpus that `spec` stands for.
+    """The corpus that `spec` stands for::
 
-    "stdlib"            the running Python's standard library, but for the modules held out of the shipped model's training
-    "stdlib:heldout"    the held-out documents that travel with the package, the same everywhere
-    "notes.txt"         one document (more than one if it is over 4 million characters: it is cut at line ends); .py alike
-    "rows.jsonl"        a document per line; "rows.parquet" a document per row
-    "folder/"           every file of these sorts below it, in the order of their paths
-    "hf:org/name@rev#split?text=column"     a data set of the Hugging Face hub, streamed; "train" unless a split is given;
-                        "hf:/folder#split" reads a local one
-    strings, documents  any iterable; it is read once and kept
+        "stdlib"            the running Python's standard library, but for the modules held out of the shipped model's training
+        "stdlib:heldout"    the held-out documents that travel with the package, the same everywhere
+        "notes.txt"         one document (more than one if it is over 4 million characters: it is cut at line ends); .py alike
+        "rows.jsonl"        a document per line; "rows.parquet" a document per row
+        "folder/"           every file of these sorts below it, in the order of their paths
+        "hf:org/name@rev#split?text=column"     a data set of the Hugging Face hub, streamed; "train" unless a split is given;
+                            "hf:/folder#split" reads a local one
+        strings, documents  any iterable; it is read once and kept
 
     Tables take the column "text" unless "?text=column" ends the spec ("&config=name" names a hub data set's configuration).
 

@@ -31,13 +31,13 @@ class Packing:
     Documents are joined into one stream of tokens and the stream is cut into rows of `context` tokens. A row may hold the
     end of one document and the beginning of the next.
 
-    bos: "row"       a BOS before each document in the stream, and each row is BOS + the next context − 1 of the stream.
-                     The shipped model was trained on such rows. Where a document starts on a row, the row starts BOS, BOS.
-         "document"  a BOS before each document in the stream, and each row is the next `context` of the stream.
-         "none"      no BOS anywhere; each row is the next `context` of the stream.
-    drop_last: what becomes of the tokens left over for the last row. False: it is filled up with padding, which holds the
-        tokenizer's pad id (failing that its BOS, failing that 0). True: they are dropped.
-    batch: rows in a batch; the last batch may have fewer.
+    - bos "row": a BOS before each document in the stream, and each row is BOS + the next context − 1 of the stream. The shipped
+      model was trained on such rows. Where a document starts on a row, the row starts BOS, BOS.
+    - bos "document": a BOS before each document in the stream, and each row is the next `context` of the stream.
+    - bos "none": no BOS anywhere; each row is the next `context` of the stream.
+    - drop_last: what becomes of the tokens left over for the last row. False: it is filled up with padding, which holds the
+      tokenizer's pad id (failing that its BOS, failing that 0). True: they are dropped.
+    - batch: rows in a batch; the last batch may have fewer.
     """
 
     context: int
