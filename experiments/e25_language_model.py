@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,6 +27,7 @@ from interp.models.hooked import SHIPPED, Edit, Model
 from interp.report import AttentionView, Report, TokenView
 from interp.sae import evaluation, features, training
 from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.batches import epochs
 from interp.tasks import repeated
 from interp.text import resolve
 from interp.text.labelled import LabelledText
@@ -391,25 +390,8 @@ def trained(config: Config, store: ActivationStore) -> tuple[SparseAutoencoder, 
     d_in = store.header.shapes[config.hook][-1]
     sae = SparseAutoencoder(d_in, config.d_sae, activation=TopK(config.k), seed=config.seed)
     steps = experiment.progress(range(config.steps), f"autoencoder with {config.d_sae} features")
-    batches = (rows for rows, _ in zip(epochs(config, store), steps, strict=False))
+    batches = (rows for rows, _ in zip(epochs(store, config.hook, rows=ROWS, seed=config.seed), steps, strict=False))
     return sae, training.train(sae, batches, steps=config.steps)
-
-
-def epochs(config: Config, store: ActivationStore) -> Iterator[Tensor]:
-    """The store over and over, in a new order each time, in whole batches of ROWS."""
-    epoch = 0
-    while True:
-        for batch in store.batches(config.hook, rows=ROWS, seed=config.seed, start=epoch * store.rows):
-            if len(batch) == ROWS:
-                yield batch.activations[config.hook].float()
-        epoch += 1
-
-
-def untrained_like(config: Config, sae: SparseAutoencoder, *, draw: int = 1) -> SparseAutoencoder:
-    """As many random directions, read with the same sparsity, input scale and mean."""
-    random = SparseAutoencoder(sae.d_in, sae.d_sae, activation=TopK(config.k), seed=config.seed + draw)
-    random.load_state_dict(random.state_dict() | {"b_dec": sae.b_dec.detach(), "scale": sae.scale})
-    return random
 
 
 def report_autoencoder(
@@ -423,7 +405,7 @@ def report_autoencoder(
 ) -> None:
     """A few features per token, put in place of the residual stream, keep what the model predicts."""
     report.section("Sparse autoencoder")
-    both = {"trained": sae, "random directions": untrained_like(config, sae)}
+    both = {"trained": sae, "random directions": sae.untrained(config.seed + 1)}
     with experiment.stage("loss recovered"):
         part = text.batches[:: max(1, len(text.batches) // config.spliced)]
         kept = {name: evaluation.loss_recovered(model, one, config.hook, part, seed=config.seed) for name, one in both.items()}
@@ -471,11 +453,11 @@ def report_features(
     report.section("What its features know")
     with experiment.stage("score the features"):
         here = columns(seen, config.hook)
-        own = codes(sae, here)
+        own = features.codes(sae, here)
         others = {
-            RANDOM: codes(untrained_like(config, sae), here),
-            AGAIN: codes(untrained_like(config, sae, draw=2), here),
-            UNTRAINED: codes(control, columns(unseeing, config.hook)),
+            RANDOM: features.codes(sae.untrained(config.seed + 1), here),
+            AGAIN: features.codes(sae.untrained(config.seed + 2), here),
+            UNTRAINED: features.codes(control, columns(unseeing, config.hook)),
         }
         scored = association.best_columns(own, text.common_labels(), text.document, controls=others, seed=config.seed)
     words = "for a token label, the best feature beats the best of as many"
@@ -492,13 +474,6 @@ def report_features(
         )
     title = f"Features of {config.hook}"
     report.view(pages.feature_dashboard(model, sae, text, own, book, best, title=title))
-
-
-@torch.no_grad()
-def codes(sae: SparseAutoencoder, activations: Tensor) -> sparse.csc_array:
-    """Sparse codes of every row, [row d_sae]."""
-    parts = [sparse.csr_array(sae.encode(part).numpy()) for part in activations.split(8192)]
-    return sparse.csc_array(sparse.vstack(parts))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,14 @@ class SparseAutoencoder(nn.Module):
         """Gives every decoder row length 1."""
         self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
+    def untrained(self, seed: int) -> SparseAutoencoder:
+        """As many random directions, read with the same activation, input scale and mean: a control."""
+        random = SparseAutoencoder(self.d_in, self.d_sae, activation=copy.deepcopy(self.activation), seed=seed)
+        with torch.no_grad():
+            random.b_dec.copy_(self.b_dec)
+            random.scale.copy_(self.scale)
+        return random
+
     @torch.no_grad()
     def folded(self) -> SparseAutoencoder:
         """A copy with scale 1 and the same codes and reconstructions: both biases are divided by the scale."""

@@ -6,7 +6,8 @@ Must not know: models, autoencoders.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from itertools import count
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -32,6 +33,30 @@ def rows_of(batch: Any, hook: str | None) -> Tensor:
     if hook not in held:
         raise TrainingError(f"hook {hook!r} is not in these activations, which hold {', '.join(held)}; pass hook= one of them")
     return held[hook]
+
+
+class Store(Protocol):
+    """An activation store, as far as training is concerned (`interp.activations.ActivationStore`)."""
+
+    @property
+    def rows(self) -> int: ...
+
+    def batches(self, hooks: str, *, rows: int, seed: int, start: int) -> Iterable[Any]: ...
+
+
+def epochs(store: Store, hook: str, *, rows: int, seed: int = 0) -> Iterator[Float[Tensor, "row d"]]:
+    """The rows of a store over and over, in a new order each time, in float32 batches of exactly `rows`. Endless.
+
+    Raises TrainingError for a store with fewer rows than that.
+    """
+    if store.rows < rows:
+        raise TrainingError(
+            f"the store holds {store.rows} rows, fewer than one batch of {rows}; harvest more, or pass rows={store.rows}"
+        )
+    for epoch in count():
+        for batch in store.batches(hook, rows=rows, seed=seed, start=epoch * store.rows):
+            if len(batch) == rows:
+                yield batch.activations[hook].float()
 
 
 def shuffled(

@@ -143,6 +143,13 @@ def collect(
 
 
 @torch.no_grad()
+def codes(sae: SparseAutoencoder, activations: Float[Tensor, "row d"]) -> sparse.csc_array:
+    """Codes of every row as a sparse matrix, [row d_sae], column by column."""
+    parts = [sparse.csr_array(sae.encode(part).cpu().numpy()) for part in activations.split(8192)]
+    return sparse.csc_array(sparse.vstack(parts))
+
+
+@torch.no_grad()
 def contexts(
     sae: SparseAutoencoder,
     batches: Batches,

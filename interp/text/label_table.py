@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,7 +47,11 @@ class LabelTable:
         wanted = list(DESCRIPTIONS) if names is None else list(names)
         unknown = [name for name in wanted if name not in DESCRIPTIONS]
         if unknown:
-            raise CorpusError(f"no label {', '.join(map(repr, unknown))}; labels are {', '.join(DESCRIPTIONS)}")
+            near = get_close_matches(unknown[0], DESCRIPTIONS, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise CorpusError(
+                f"no label {', '.join(map(repr, unknown))}; {hint}interp.text.labels.DESCRIPTIONS lists all of them"
+            )
         parts: dict[str, list[np.ndarray]] = {name: [value] for name, value in token_labels("", []).items() if name in wanted}
         titles, counts = [], [0]
         for document in documents:

@@ -69,3 +69,15 @@ def test_activations_of_another_size_are_refused(sae):
         TrainingError, match=r"shape \(3, 5\).*d_in=8; use activations of a hook with 8 dimensions, or build .* d_in=5"
     ):
         sae.encode(torch.zeros(3, 5))
+
+
+def test_the_untrained_control_shares_scale_and_mean_but_no_direction():
+    sae = SparseAutoencoder(16, 64, activation=TopK(4), seed=0)
+    with torch.no_grad():
+        sae.scale.fill_(0.25)
+        sae.b_dec.normal_(generator=torch.Generator().manual_seed(1))
+    random = sae.untrained(seed=1)
+    assert torch.equal(random.b_dec, sae.b_dec)
+    assert random.scale == sae.scale
+    assert (random.encode(torch.ones(3, 16)) != 0).sum(1).max() <= 4
+    assert (random.W_dec @ sae.W_dec.T).abs().max() < 0.95
