@@ -27,6 +27,7 @@ def report(e25, tmp_path_factory):
     config = e25.Config(tokens=30_000, d_sae=384, steps=150, prompts=8, spliced=2, neuron_tokens=4_000, shown=40)
     model = Model.load("stdlib-4l")
     untrained = model.untrained(0)
+    assert model.tokenizer is not None
     documents = tuple(document for document in resolve("stdlib:heldout").documents() if document.name in NAMES)
     text = LabelledText.read(Corpus("some", "", lambda: iter(documents)), model.tokenizer, context=model.n_ctx)
     report = Report("E25", "reduced")
