@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ from interp.association import split_documents
 from interp.errors import ConfigError
 
 SHUFFLED = "shuffled labels"
+Scorer = Callable[[np.ndarray], float]
+"""The score of some of the held-out rows, by their numbers."""
 
 
 class Store(Protocol):
@@ -61,8 +64,9 @@ def probe(
     controls: name → [row width], other features of the same rows.
 
     Gives one row per label and source ("activations", the controls, "shuffled labels"): probe, metric (AUROC or R²),
-    score with low and high (bootstrap over held-out documents), rate (how often the label holds, or its mean). Labels that do not
-    vary in one of the parts are left out.
+    score with low and high (bootstrap over held-out documents), rate (how often the label holds, or its mean); and, for every
+    source but "activations", gain: the score of "activations" minus this one, with gain_low and gain_high, paired by document.
+    Labels that do not vary in one of the parts are left out.
 
     Raises ConfigError for lengths that differ, non-finite values, k out of range, or fewer than two documents.
     """
@@ -75,16 +79,23 @@ def probe(
         if any(np.ptp(y[part].astype(np.float64)) == 0 for part in (train, ~train)):
             continue
         sources = {"activations": (x, y)} | {control: (other, y) for control, other in (controls or {}).items()}
+        metric = _auroc if y.dtype == bool else _r2
+        about = {
+            "probe": ("logistic" if y.dtype == bool else "ridge") + (f", {k} columns" if k else ""),
+            "metric": "AUROC" if y.dtype == bool else "R²",
+            "rate": float(y.mean()),
+            "rows": len(x),
+        }
+        over_documents = partial(_bootstrap, groups=groups[~train], resamples=resamples, seed=seed)
+        scorers: dict[str, Scorer] = {}
         for source, (features, target) in (sources | {SHUFFLED: (x, y[order])}).items():
-            guess = _fit(features, target, train, k)
-            metric = _auroc if y.dtype == bool else _r2
-            estimate = _estimate(metric, target[~train], guess, groups[~train], resamples, seed)
-            kind = ("logistic" if y.dtype == bool else "ridge") + (f", {k} columns" if k else "")
-            rows.append(
-                {"label": name, "source": source, "probe": kind, "metric": "AUROC" if y.dtype == bool else "R²"}
-                | {"score": estimate.value, "low": estimate.low, "high": estimate.high, "documents": estimate.n}
-                | {"rate": float(y.mean()), "rows": len(x)}
-            )
+            scorers[source] = partial(_scored, metric, target[~train], _fit(features, target, train, k))
+            score = over_documents(scorers[source])
+            row = {"label": name, "source": source, "score": score.value, "low": score.low, "high": score.high}
+            if source != "activations":
+                gain = over_documents(partial(_difference, scorers["activations"], scorers[source]))
+                row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
+            rows.append(row | about | {"documents": score.n})
     return pd.DataFrame(rows)
 
 
@@ -142,17 +153,24 @@ def random_token_features(tokens: Int[np.ndarray, "row"], width: int, *, seed: i
 def fill_report(report: Any, table: pd.DataFrame, *, hook: str, at_least: float = 0.05) -> None:
     """Puts a probe table into a report: the table, and a claim per label that activations beat the best control by `at_least`.
 
-    The claim's value is the difference of scores between activations and the strongest control, its interval the conservative one
-    (low of one minus high of the other).
+    The claim's value is the gain over the strongest control; beside it stands what shuffled labels gain over the same control.
     """
     report.table("probes", table, caption=f"Probes on {hook}: scores on held-out documents, with 95 % intervals over documents.")
     for label, part in table.groupby("label", sort=False):
         own = part[part.source == "activations"].iloc[0]
         others = part[part.source != "activations"]
         best = others.loc[others.score.idxmax()]
-        gain = stats.Estimate(own.score - best.score, own.low - best.high, own.high - best.low, int(own.documents))
-        text = f"{label} can be read off {hook} better than off {best.source}"
-        report.claim(f"probe-{str(label).replace('_', '-')}", text, gain, at_least=at_least, unit=own.metric)
+        shuffled = others[others.source == SHUFFLED].iloc[0]
+        report.claim(
+            f"probe-{str(label).replace('_', '-')}",
+            f"{label} can be read off {hook} better than off {best.source}, by",
+            stats.Estimate(best.gain, best.gain_low, best.gain_high, int(own.documents)),
+            at_least=at_least,
+            unit=own.metric,
+            source="target of this report",
+            control=shuffled.score - best.score,
+            control_text=f"{SHUFFLED} against {best.source}",
+        )
 
 
 def _fit(x: np.ndarray, y: np.ndarray, train: Bool[np.ndarray, "row"], k: int) -> Float[np.ndarray, "held_out"]:
@@ -180,12 +198,18 @@ def _r2(truth: np.ndarray, guess: np.ndarray) -> float:
     return 1 - float(np.square(truth - guess).sum() / spread) if spread else 0.0
 
 
-def _estimate(metric: Any, truth: np.ndarray, guess: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> stats.Estimate:
-    def over_rows(rows: np.ndarray) -> float:
-        index = rows.astype(np.int64)
-        return metric(truth[index], guess[index])
+def _scored(metric: Callable[..., float], truth: np.ndarray, guess: np.ndarray, rows: np.ndarray) -> float:
+    index = rows.astype(np.int64)
+    return metric(truth[index], guess[index])
 
-    return stats.bootstrap(np.arange(len(truth)), statistic=over_rows, groups=groups, resamples=resamples, seed=seed)
+
+def _difference(first: Scorer, second: Scorer, rows: np.ndarray) -> float:
+    return first(rows) - second(rows)
+
+
+def _bootstrap(scorer: Scorer, *, groups: np.ndarray, resamples: int, seed: int) -> stats.Estimate:
+    """Of a score of the held-out rows, whole documents resampled."""
+    return stats.bootstrap(np.arange(len(groups)), statistic=scorer, groups=groups, resamples=resamples, seed=seed)
 
 
 def _check(

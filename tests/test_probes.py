@@ -113,3 +113,17 @@ def test_bad_input_is_refused(data, change, message):
     arguments = {"x": x, "labels": {"axis": labels["axis"]}, "groups": groups} | change
     with pytest.raises(ConfigError, match=message):
         probes.probe(arguments.pop("x"), arguments.pop("labels"), arguments.pop("groups"), **arguments)
+
+
+def test_a_gain_is_the_difference_of_scores_and_is_paired_by_document():
+    rng = np.random.default_rng(7)
+    groups = np.repeat(np.arange(40), 60)
+    hard = rng.uniform(0.2, 6.0, size=40)[groups]  # some documents are much harder to read than others
+    truth = rng.normal(size=len(groups))
+    x = (truth + hard * rng.normal(size=len(groups)))[:, None]
+    nearly = x + 0.1 * rng.normal(size=x.shape)
+    table = probes.probe(x, {"label": truth > 0}, groups, controls={"nearly": nearly}, resamples=300).set_index("source")
+    own, other = table.loc["activations"], table.loc["nearly"]
+    assert other.gain == pytest.approx(own.score - other.score)
+    assert other.gain_low <= other.gain <= other.gain_high
+    assert other.gain_high - other.gain_low < 0.3 * (own.high - own.low)
