@@ -153,14 +153,13 @@ def random_token_features(tokens: Int[np.ndarray, "row"], width: int, *, seed: i
 def fill_report(report: Any, table: pd.DataFrame, *, hook: str, at_least: float = 0.05) -> None:
     """Puts a probe table into a report: the table, and a claim per label that activations beat the best control by `at_least`.
 
-    The claim's value is the gain over the strongest control; beside it stands what shuffled labels gain over the same control.
+    The claim's value is the gain over the strongest control; beside it stands what the weakest control gains over the same.
     """
     report.table("probes", table, caption=f"Probes on {hook}: scores on held-out documents, with 95 % intervals over documents.")
     for label, part in table.groupby("label", sort=False):
         own = part[part.source == "activations"].iloc[0]
         others = part[part.source != "activations"]
-        best = others.loc[others.score.idxmax()]
-        shuffled = others[others.source == SHUFFLED].iloc[0]
+        best, weakest = others.loc[others.score.idxmax()], others.loc[others.score.idxmin()]
         report.claim(
             f"probe-{str(label).replace('_', '-')}",
             f"{label} can be read off {hook} better than off {best.source}, by",
@@ -168,8 +167,8 @@ def fill_report(report: Any, table: pd.DataFrame, *, hook: str, at_least: float 
             at_least=at_least,
             unit=own.metric,
             source="target of this report",
-            control=shuffled.score - best.score,
-            control_text=f"{SHUFFLED} against {best.source}",
+            control=weakest.score - best.score,
+            control_text=f"{weakest.source} against {best.source}",
         )
 
 
