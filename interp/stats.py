@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats as scipy_stats
 
 
 @dataclass(frozen=True)
@@ -92,12 +91,6 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, seed: 
     if first.shape != second.shape:
         raise ValueError(f"paired examples must match: {first.shape} against {second.shape}")
     return bootstrap(first - second, level=level, seed=seed)
-
-
-def proportion(successes: int, trials: int, *, level: float = 0.95) -> Estimate:
-    """A share of trials with its Wilson score interval (Wilson 1927)."""
-    interval = scipy_stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
-    return Estimate(successes / trials, float(interval.low), float(interval.high), trials)
 
 
 def _examples(values: ArrayLike) -> np.ndarray:

@@ -138,13 +138,6 @@ def induction_scores(
     return scores(model, tokens, kinds=("induction",), special=special, batch=batch)["induction"]
 
 
-def previous_token_scores(
-    model: Model, tokens: Int[Tensor, "example pos"], *, special: Sequence[int] = (), batch: int = 32
-) -> Measurement:
-    """Attention of every head to the token just before."""
-    return scores(model, tokens, kinds=("previous_token",), special=special, batch=batch)["previous_token"]
-
-
 def entropy(model: Model, tokens: Int[Tensor, "example pos"], *, batch: int = 32) -> Measurement:
     """−Σ p ln p of every head's attention in nats, averaged over queries; evenly spread attention has ln(number of keys)."""
     rows = [[torch.special.entr(pattern).sum(-1).mean(-1) for pattern in layers] for layers, _ in _patterns(model, tokens, batch)]

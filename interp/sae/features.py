@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
@@ -147,45 +147,6 @@ def codes(sae: SparseAutoencoder, activations: Float[Tensor, "row d"]) -> sparse
     """Codes of every row as a sparse matrix, [row d_sae], column by column."""
     parts = [sparse.csr_array(sae.encode(part).cpu().numpy()) for part in activations.split(8192)]
     return sparse.csc_array(sparse.vstack(parts))
-
-
-@torch.no_grad()
-def contexts(
-    sae: SparseAutoencoder,
-    batches: Batches,
-    features: Int[np.ndarray, "feature"],
-    examples: Examples,
-    *,
-    hook: str | None = None,
-    before: int = 16,
-    after: int = 8,
-) -> tuple[Int[np.ndarray, "feature example window"], Float[np.ndarray, "feature example window"]]:
-    """Token ids and the feature's activation around each example; -1 and 0 where the document or the stream has none.
-
-    A second pass over the same activation batches, in any order.
-    """
-    window = np.arange(-before, after + 1)
-    shape = (*examples.document.shape, len(window))
-    document = np.broadcast_to(examples.document[..., None], shape).ravel()
-    position = (examples.position[..., None] + window).ravel()
-    latent = np.broadcast_to(np.asarray(features)[:, None, None], shape).ravel()
-    slots = np.flatnonzero((document >= 0) & (position >= 0))
-    keys = _place(document[slots], position[slots])
-    order = np.argsort(keys, kind="stable")
-    keys, slots = keys[order], slots[order]
-    tokens, activations = np.full(document.size, -1, np.int64), np.zeros(document.size, np.float32)
-    for batch in batches:
-        here = _place(batch.document.cpu().numpy(), batch.position.cpu().numpy())
-        low, high = np.searchsorted(keys, here), np.searchsorted(keys, here, side="right")
-        row = np.repeat(np.arange(len(here)), high - low)
-        if len(row) == 0:
-            continue
-        chosen = slots[np.concatenate([np.arange(a, b) for a, b in zip(low, high, strict=True) if b > a])]
-        used, index = np.unique(row, return_inverse=True)
-        codes = sae.encode(rows_of(batch, hook)[torch.from_numpy(used)]).cpu().numpy()
-        tokens[chosen] = batch.tokens.cpu().numpy()[row]
-        activations[chosen] = codes[index, latent[chosen]]
-    return tokens.reshape(shape), activations.reshape(shape)
 
 
 @torch.no_grad()
@@ -327,10 +288,6 @@ def _rank(*keys: np.ndarray) -> np.ndarray:
     new = np.append(True, np.any([key[1:] != key[:-1] for key in keys], axis=0))
     index = np.arange(len(new))
     return index - np.maximum.accumulate(np.where(new, index, 0))
-
-
-def _place(document: np.ndarray, position: np.ndarray) -> np.ndarray:
-    return document.astype(np.int64) << 32 | position.astype(np.int64)
 
 
 def _lottery(seed: int, *keys: np.ndarray) -> np.ndarray:

@@ -90,7 +90,6 @@ def test_scores_do_not_depend_on_the_batch_and_match_the_full_pattern(model: Mod
     target = patterns.induction(tokens).float()
     slow = torch.stack([(pattern[i] * target[i]).sum((1, 2)) / target[i].any(-1).sum() for i in range(6)], dim=1)
     np.testing.assert_allclose(patterns.induction_scores(model, tokens).values[1], slow, rtol=1e-5)
-    np.testing.assert_allclose(patterns.previous_token_scores(model, tokens).values, small["previous_token"].values, rtol=1e-5)
 
 
 def test_uniform_scores_are_what_even_attention_gets() -> None:

@@ -92,24 +92,6 @@ def test_quantile_groups_fall_and_negatives_are_silent(sae, rows, book):
     assert (book.negatives.document >= 0).mean() > 0.9
 
 
-def test_contexts_show_the_tokens_and_activations_around_each_example(sae, rows, book):
-    order = torch.randperm(len(rows.x), generator=torch.Generator().manual_seed(8))
-    chosen = book.features[:6]
-    top = features.Examples(book.top.document[:6], book.top.position[:6], book.top.activation[:6])
-    tokens, activations = features.contexts(sae, cut(rows, order, 41), chosen, top, before=4, after=2)
-    assert tokens.shape == activations.shape == (6, 5, 7)
-    np.testing.assert_allclose(activations[:, :, 4], top.activation, rtol=1e-5)
-    codes = sae.encode(rows.x).detach().numpy()
-    for feature, example, offset in np.ndindex(tokens.shape):
-        document, position = top.document[feature, example], top.position[feature, example] + offset - 4
-        if document >= 0 and 0 <= position < LENGTH:
-            assert tokens[feature, example, offset] == (document * LENGTH + position) % 17
-            expected = codes[document * LENGTH + position, chosen[feature]]
-            assert activations[feature, example, offset] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-        else:
-            assert tokens[feature, example, offset] == -1 and activations[feature, example, offset] == 0
-
-
 def test_a_choice_of_features_gives_the_same_pages(sae, rows, book):
     some = features.collect(sae, cut(rows, torch.arange(len(rows.x)), 50), features=[7, 3], top=5)
     np.testing.assert_array_equal(some.top.position, book.top.position[[7, 3]])
