@@ -34,7 +34,14 @@ def examples(
         part = text.window(int(row), before=BEFORE, after=AFTER)
         name, start = text.names[text.document[row]], int(text.position[part.start])
         found.append(
-            Example(token_ids=text.tokens[part].tolist(), activations=values[part], document=name, position=start, group=group)
+            Example(
+                token_ids=text.tokens[part].tolist(),
+                activations=values[part],
+                document=name,
+                position=start,
+                focus=int(row) - part.start,
+                group=group,
+            )
         )
     return found
 

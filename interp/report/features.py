@@ -29,6 +29,7 @@ class Example:
     """A stretch of text with one activation per token.
 
     document, position: where it comes from: the document's name and the index in it of the first token shown.
+    focus: index of the token it was chosen for; by default the one with the largest activation.
     group: how it was chosen, as a heading: "Top activations", "Quantile 2 of 4", "Random negatives"; they keep their first order.
     """
 
@@ -36,6 +37,7 @@ class Example:
     activations: Numbers
     document: str = ""
     position: SupportsInt = 0
+    focus: int | None = None
     group: str = "Top activations"
 
 
@@ -143,7 +145,7 @@ class _Columns:
         self._tokens: list[int] = []
         self._activations: list[np.ndarray] = []
         self._token_starts, self._feature_starts = [0], [0]
-        self._rows: list[tuple[int, int, int]] = []
+        self._rows: list[tuple[int, int, int, int]] = []
 
     def add(self, examples: Sequence[Example], vocabulary: payload.Vocabulary, *, what: str) -> tuple[float, float]:
         """Adds one feature's examples; returns the lowest and highest activation, between which its column is quantised."""
@@ -160,12 +162,12 @@ class _Columns:
             self._token_starts.append(len(self._tokens))
             document = self.documents.setdefault(example.document, len(self.documents))
             group = self.groups.setdefault(example.group, len(self.groups))
-            self._rows.append((document, int(example.position), group))
+            self._rows.append((document, int(example.position), group, _focus(example, array, what)))
         self._feature_starts.append(len(self._rows))
         return payload.rounded(low), payload.rounded(high)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        rows = np.asarray(self._rows, np.uint32).reshape(-1, 3)
+        rows = np.asarray(self._rows, np.uint32).reshape(-1, 4)
         small = max(self._tokens, default=0) < 2**16
         return {
             "tokens": np.asarray(self._tokens, np.uint16 if small else np.uint32),
@@ -175,7 +177,16 @@ class _Columns:
             "documents": rows[:, 0],
             "positions": rows[:, 1],
             "groups": rows[:, 2],
+            "focuses": rows[:, 3],
         }
+
+
+def _focus(example: Example, activations: np.ndarray, what: str) -> int:
+    if example.focus is None:
+        return int(activations.argmax()) if activations.size else 0
+    if not 0 <= example.focus < activations.size:
+        raise ReportError(f"{what}: focus {example.focus} is none of an example's {activations.size} tokens")
+    return example.focus
 
 
 def _number(value: SupportsFloat, what: str) -> float:

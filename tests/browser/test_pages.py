@@ -1,5 +1,6 @@
 """The pages in Chromium, offline: they ask for nothing, fail at nothing, fit a phone, and do what they promise."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def dashboard() -> FeatureDashboard:
     def examples(i: int) -> list[Example]:
         peak = np.where(np.arange(10) == i % 10, 4.0, 0.5)
         kept = Example(token_ids=range(10), activations=peak, document="email/parser.py", position=40)
-        return [kept, Example(token_ids=[i % 10, 2], activations=[0, 0], document="a.py", group="Random negatives")]
+        weak = Example(token_ids=[0, 1, 2], activations=[0.0, 4.0, 2.0], focus=2, document="b.py", group="Quantile 4 of 4")
+        return [kept, weak, Example(token_ids=[i % 10, 2], activations=[0, 0], document="a.py", group="Random negatives")]
 
     features = [
         Feature(
@@ -199,8 +201,11 @@ def test_a_permalink_opens_its_feature_and_a_neighbour_leads_on(visit):
 
 def test_one_feature_is_in_the_page_with_its_examples_and_the_sampling_is_told(visit):
     view = visit().locator("#view-feature")
-    assert view.locator(".example").count() == 2
-    assert view.locator(".strip .peak").count() == 1
+    assert view.locator(".example").count() == 3
+    assert view.locator(".strip .peak").count() == 2
+    weak = view.locator(".example").nth(1)
+    assert weak.locator(".peak").inner_text() == TOKENS[2], "the token it was chosen for, not the strongest"
+    assert re.search(r"here 2\S* · max 4\b", weak.inner_text())
     assert view.get_by_text("64 features shown · 1,000,000 tokens scanned · 9 dead").count() == 1
 
 

@@ -74,6 +74,7 @@ def test_a_feature_s_examples_come_back_with_their_tokens_places_and_activations
     np.testing.assert_allclose(low + arrays["activations"][tokens] / 255 * (high - low), [0, -1, 3], atol=4 / 510)
     assert [header["groups"][group] for group in arrays["groups"][start:stop]] == ["Top activations", "Random negatives"]
     assert (header["documents"][arrays["documents"][start]], arrays["positions"][start]) == ("d.py", 9)
+    assert arrays["focuses"][start] == 2, "the strongest, unless another is named"
     assert sorted(header["vocabulary"]) == ["a", "c", "e"], "only the tokens in use travel"
 
 
@@ -92,6 +93,10 @@ def test_a_feature_s_examples_come_back_with_their_tokens_places_and_activations
         (
             [Feature(id=2, density=0.0, examples=[example(activations=[1.0])])],
             "feature 2: an example has 3 tokens but activations (1,)",
+        ),
+        (
+            [Feature(id=2, density=0.0, examples=[example(focus=3)])],
+            "feature 2: focus 3 is none of an example's 3 tokens",
         ),
         ([Feature(id=2, density=0.0, examples=[example(position=-1)])], "feature 2: an example starts at position -1"),
         (

@@ -125,7 +125,7 @@ document.addEventListener('keydown', (event) => {
 function describe(feature, index, data) {
   const strongest = feature.labels.length ? { [data.labelScore]: feature.labels[0][1] } : {};
   const numbers = { density: feature.density, 'max activation': feature.high, ...strongest, ...feature.metrics };
-  const peaks = examplesOf({ index, ...feature }, data).filter((example) => example.peak > 0).map((example) => example.tokens[example.at]);
+  const peaks = examplesOf({ index, ...feature }, data).filter((example) => example.values[example.focus] > 0).map((example) => example.tokens[example.focus]);
   const written = [...feature.boosted, ...feature.suppressed].map(([token]) => data.vocabulary[token]);
   const labels = feature.labels.map(([label]) => label).join('\n').toLowerCase();
   const tokens = [...peaks, ...written].join('\n').toLowerCase();
@@ -153,18 +153,17 @@ function termTest(term) {
 }
 
 function examplesOf(feature, data) {
-  const { featureStarts, tokenStarts, tokens, activations, documents, positions, groups } = data.arrays;
+  const { featureStarts, tokenStarts, tokens, activations, documents, positions, groups, focuses } = data.arrays;
   const examples = [];
   for (let row = featureStarts[feature.index]; row < featureStarts[feature.index + 1]; row += 1) {
     const [start, stop] = [tokenStarts[row], tokenStarts[row + 1]];
     const values = Array.from(activations.subarray(start, stop), (step) => feature.low + (step / 255) * (feature.high - feature.low));
     const clean = values.map((value) => (Math.abs(value) < (feature.high - feature.low) / 510 ? 0 : value));
-    const at = clean.reduce((best, value, index) => (value > clean[best] ? index : best), 0);
     examples.push({
       tokens: Array.from(tokens.subarray(start, stop), (token) => data.vocabulary[token]),
       values: clean,
-      at,
-      peak: clean[at] ?? 0,
+      focus: focuses[row],
+      peak: Math.max(0, ...clean),
       origin: data.documents[documents[row]],
       position: positions[row],
       group: data.groups[groups[row]],
@@ -233,13 +232,19 @@ function histogram({ counts, edges }) {
   return picture;
 }
 
+// The activation an example was chosen for, and the largest in it where that is another token's.
+function strength({ values, focus, peak }) {
+  const here = values[focus] ?? 0;
+  return here === peak ? `max ${shown(peak)}` : `here ${shown(here)} · max ${shown(peak)}`;
+}
+
 function exampleGroups(feature, dashboard) {
   const examples = examplesOf(feature, dashboard.data);
   const names = dashboard.data.groups.filter((name) => examples.some((example) => example.group === name));
   return names.map((name) => {
     const rows = examples.filter((example) => example.group === name).map((example) => {
       const origin = example.origin === '' ? '' : `${example.origin} · from token ${example.position.toLocaleString('en')}`;
-      return element('div', { class: 'example' }, tintedText(example.tokens, example.values, feature.low, feature.high), element('div', { class: 'origin' }, element('span', { class: 'document' }, origin), element('span', {}, `max ${shown(example.peak)}`)));
+      return element('div', { class: 'example' }, tintedText(example.tokens, example.values, feature.low, feature.high, example.focus), element('div', { class: 'origin' }, element('span', { class: 'document' }, origin), element('span', {}, strength(example))));
     });
     return element('section', { class: 'group' }, dashboard.heading(2, {}, name), ...rows);
   });

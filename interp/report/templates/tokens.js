@@ -6,14 +6,13 @@ function tint(node, value, low, high) {
   node.classList.toggle('cold', value < 0);
 }
 
-// Spans: one text, the largest value underlined, values as titles.
-function tintedText(tokens, values, low, high) {
+// Spans: one text, the token in focus underlined, values as titles.
+function tintedText(tokens, values, low, high, focus) {
   const strip = element('p', { class: 'strip', dir: 'ltr' });
-  const peak = values.reduce((best, value, index) => (value > values[best] ? index : best), 0);
   tokens.forEach((token, index) => {
     const span = element('span', { class: 't', title: shown(values[index]) }, token);
     if (values[index] !== 0) tint(span, values[index], low, high);
-    if (index === peak && values[index] > 0) span.classList.add('peak');
+    if (index === focus && values[index] !== 0) span.classList.add('peak');
     strip.append(span);
   });
   return strip;
