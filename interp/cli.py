@@ -79,7 +79,7 @@ def _dispatch(arguments: list[str]) -> Answer:
     if name == "--version":
         return Answer(f"interp {__version__}")
     if name not in COMMANDS:
-        from interp.experiment.names import did_you_mean
+        from interp.names import did_you_mean
 
         kind = "flag" if name.startswith("-") else "command"
         raise ConfigError(f"unknown {kind} {name!r}{did_you_mean(name, COMMANDS)}; `interp --help` lists all commands")

@@ -8,7 +8,6 @@ Must not know: models beyond their fingerprint, text, what is done with the rows
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +21,7 @@ from interp.activations.batch import ActivationBatch
 from interp.activations.log import Header, Log, read_header, read_log
 from interp.activations.writer import SHARD_BYTES, StoreWriter
 from interp.errors import StoreError
+from interp.names import did_you_mean
 
 
 @runtime_checkable
@@ -144,10 +144,7 @@ class ActivationStore:
     def _check_hooks(self, hooks: Sequence[str]) -> None:
         for hook in hooks:
             if hook not in self.hooks:
-                near = difflib.get_close_matches(hook, self.hooks, n=1)
-                raise StoreError(
-                    f"{self.path} holds {', '.join(self.hooks)}, not {hook}" + (f"; did you mean {near[0]}?" if near else "")
-                )
+                raise StoreError(f"{self.path} holds {', '.join(self.hooks)}, not {hook}{did_you_mean(hook, self.hooks)}")
 
     def _check_request(self, hooks: str | Sequence[str], rows: int, start: int) -> tuple[str, ...]:
         names = (hooks,) if isinstance(hooks, str) else tuple(hooks)

@@ -22,7 +22,7 @@ from typing import Any
 
 import interp
 from interp.errors import ConfigError
-from interp.experiment.names import did_you_mean
+from interp.names import did_you_mean
 
 _PREFIX = re.compile(r"^e\d+[a-z]?_")
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from interp.errors import ConfigError
 from interp.experiment import settings
 from interp.experiment.discovery import Definition, Experiment
-from interp.experiment.names import did_you_mean
+from interp.names import did_you_mean
 
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda", "mps"]

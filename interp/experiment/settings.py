@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.errors import ConfigError
-from interp.experiment.names import did_you_mean
+from interp.names import did_you_mean
 
 C = TypeVar("C")
 

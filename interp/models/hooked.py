@@ -29,8 +29,9 @@ from transformer_lens.model_bridge.sources.native import NativeModel, initialize
 
 from interp.errors import HookError, ModelError
 from interp.models import attention, huggingface, inputs, loading, storage, weights
-from interp.models.hooks import Hooks, silenced, suggestion
+from interp.models.hooks import Hooks, silenced
 from interp.models.runs import Edit, Run, evaluating, execute, passing_on
+from interp.names import did_you_mean
 from interp.text.tokenizer import Tokenizer, wrap_hf
 
 __all__ = ["SHIPPED", "Edit", "Model", "Run", "native_module"]
@@ -398,7 +399,7 @@ def native_module(config: dict[str, Any], seed: int) -> NativeModel:
     Raises ModelError for fields that do not exist and for those that native models silently ignore.
     """
     known = TransformerBridgeConfig(d_model=1, d_head=1, n_layers=1, n_ctx=1, n_heads=1).to_dict()
-    unknown = [f"{name!r}{suggestion(name, known)}" for name in config if name not in known]
+    unknown = [f"{name!r}{did_you_mean(name, known)}" for name in config if name not in known]
     if unknown:
         raise ModelError(f"no field {', no field '.join(unknown)}")
     ignored = [name for name in _IGNORED_BY_NATIVE if config.get(name)]

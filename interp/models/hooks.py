@@ -9,10 +9,9 @@ Must not know: TransformerLens, model families. Hook points come in as modules w
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from interp.errors import HookError
 from interp.models.runs import Edit, HookPoint, Visit, hooked
+from interp.names import did_you_mean
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Hooks:
     def fault(self, name: str) -> str | None:
         """Why `name` cannot be read here, or None."""
         if name not in self.points:
-            return f"no hook {name!r} on this model{suggestion(name, self.points)}"
+            return f"no hook {name!r} on this model{did_you_mean(name, self.points)}"
         if self.probe is None:
             return None
         key = id(self.points[name])
@@ -140,12 +140,6 @@ class Hooks:
                 except (IndexError, RuntimeError):  # the changed value was used: it was out of range
                     return True
         return not torch.equal(before, after)
-
-
-def suggestion(name: str, known: Collection[str]) -> str:
-    """`; did you mean …?` with up to three near names, or the empty string."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from interp.errors import ModelError
 from interp.models import huggingface, storage
-from interp.models.hooks import suggestion
+from interp.names import did_you_mean
 
 CARD = "card.json"
 
@@ -43,6 +43,5 @@ def require_hub(name: str, known: Sequence[str], *, revision: str | None) -> Non
     """Raises ModelError, with all that could have been meant, unless the hub or its cache has the model."""
     why = huggingface.why_unreachable(name, revision=revision)
     if why is not None:
-        raise ModelError(
-            f"no model {name!r}{suggestion(name, known)}: not one of the package's ({', '.join(known)}), not a folder, and {why}"
-        )
+        ours = f"not one of the package's ({', '.join(known)})"
+        raise ModelError(f"no model {name!r}{did_you_mean(name, known)}: {ours}, not a folder, and {why}")

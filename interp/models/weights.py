@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import ModelError
-from interp.models.hooks import suggestion
+from interp.names import did_you_mean
 
 _TOP = ("W_E", "W_U", "W_pos", "b_U")
 _IN_BLOCK = {
@@ -74,7 +74,7 @@ def weight(bridge: Any, name: str) -> Tensor:
         except (AttributeError, IndexError, TypeError):
             value = None
     if not isinstance(value, Tensor):
-        near = suggestion(name, [known for known in _names(bridge) if known != name])
+        near = did_you_mean(name, [known for known in _names(bridge) if known != name])
         raise ModelError(f"this model has no weight {name!r}{near}")
     return value.detach()
 

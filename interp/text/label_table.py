@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from interp.errors import CorpusError
+from interp.names import did_you_mean
 from interp.text.labels import DESCRIPTIONS, token_labels
 from interp.text.stdlib import Document
 from interp.text.tokenizer import Tokenizer
@@ -47,11 +47,8 @@ class LabelTable:
         wanted = list(DESCRIPTIONS) if names is None else list(names)
         unknown = [name for name in wanted if name not in DESCRIPTIONS]
         if unknown:
-            near = get_close_matches(unknown[0], DESCRIPTIONS, n=3)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise CorpusError(
-                f"no label {', '.join(map(repr, unknown))}; {hint}interp.text.labels.DESCRIPTIONS lists all of them"
-            )
+            faults = ", ".join(f"{name!r}{did_you_mean(name, DESCRIPTIONS)}" for name in unknown)
+            raise CorpusError(f"no label {faults}; interp.text.labels.DESCRIPTIONS lists all of them")
         parts: dict[str, list[np.ndarray]] = {name: [value] for name, value in token_labels("", []).items() if name in wanted}
         titles, counts = [], [0]
         for document in documents:

@@ -82,7 +82,7 @@ def test_a_store_for_something_else_names_both_sides(store, model):
         ActivationStore.open(store.path, tokenizer=other)
     with pytest.raises(
         StoreError,
-        match=rf"holds {HOOK}, {HEADS}, not blocks.0.hook_resid_pst; did you mean {HOOK}\?",
+        match=rf"holds {HOOK}, {HEADS}, not blocks.0.hook_resid_pst \(did you mean {HOOK}.*\?\)",
     ):
         ActivationStore.open(store.path, hook="blocks.0.hook_resid_pst")
     with pytest.raises(StoreError, match="not blocks.9.hook_z"):

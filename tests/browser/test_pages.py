@@ -264,6 +264,7 @@ def test_the_index_leads_to_the_report(visit):
     page = visit("index.html")
     page.get_by_role("link", name="What does it do?").click()
     page.wait_for_url("**/report.html")
+    assert page.get_by_role("heading", level=1).inner_text().startswith("What does it do?")
 
 
 def test_a_csv_can_be_downloaded_from_the_single_file(visit):

@@ -141,7 +141,7 @@ def test_faults_in_names_are_all_told_at_once_before_anything_runs(gpt2):
             gpt2.run(read=["blocks.0.hook_resid_prr", "blocks.0.attn.hook_result"])
     finally:
         handle.remove()
-    assert "no hook 'blocks.0.hook_resid_prr' on this model; did you mean blocks.0.hook_resid_pre" in str(caught.value)
+    assert "no hook 'blocks.0.hook_resid_prr' on this model (did you mean blocks.0.hook_resid_pre" in str(caught.value)
     told = "blocks.0.attn.hook_result never fires on this model; switch it on with bridge.set_use_attn_result(True)"
     assert told in str(caught.value)
     assert not ran

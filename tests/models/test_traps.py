@@ -96,7 +96,7 @@ def test_a_misspelt_name_among_others_is_told():
     names = ["blocks.0.hook_resid_pre", "blocks.0.hook_resid_past"]
     _, cache = case.model.bridge.run_with_cache(case.tokens, names_filter=names)
     assert names[1] not in cache  # the trap: silently dropped
-    with pytest.raises(HookError, match="no hook 'blocks.0.hook_resid_past' on this model; did you mean blocks.0.hook_resid_p"):
+    with pytest.raises(HookError, match=r"no hook 'blocks.0.hook_resid_past' on this model \(did you mean blocks.0.hook_resid_p"):
         case.run(read=names)
 
 
@@ -185,7 +185,7 @@ def test_options_that_native_models_ignore_are_refused(option):
 
 
 def test_unknown_fields_of_an_architecture_are_told():
-    with pytest.raises(ModelError, match="no field 'd_modell'; did you mean d_model"):
+    with pytest.raises(ModelError, match=r"no field 'd_modell' \(did you mean d_model"):
         build_native({"d_modell": 3})
 
 

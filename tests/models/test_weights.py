@@ -70,7 +70,7 @@ def test_positions_are_a_weight_only_where_they_are_learned(gpt2):
 
 
 def test_a_misspelt_weight_lists_near_ones(gpt2):
-    with pytest.raises(ModelError, match="this model has no weight 'blocks.0.mlp.W_outt'; did you mean blocks.0.mlp.W_out"):
+    with pytest.raises(ModelError, match=r"this model has no weight 'blocks.0.mlp.W_outt' \(did you mean blocks.0.mlp.W_out"):
         gpt2.model.weight("blocks.0.mlp.W_outt")
 
 

@@ -1,4 +1,4 @@
-"""Help with misspelt names."""
+"""Help with misspelt names: hooks, labels, flags, experiments, all by one rule."""
 
 from __future__ import annotations
 
