@@ -26,7 +26,8 @@ from interp.mlp import neurons
 from interp.models.hooked import SHIPPED, Edit, Model
 from interp.report import AttentionView, Report, TokenView
 from interp.sae import evaluation, features, training
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.batches import epochs
 from interp.tasks import repeated
 from interp.text import resolve

@@ -1,9 +1,11 @@
-"""The sparse autoencoder itself: two matrices, two biases, an input scale, and an activation that is passed in.
+"""The network: two matrices, two biases, input and output scales, and an activation that is passed in.
 
-    codes  f = activation((s·x - b_dec) W_enc + b_enc) / s          x̂ = f W_dec + b_dec / s
+    codes  f = activation((s_in∘x - b_in) W_enc + b_enc) / u          ŷ = (u·f W_dec + b_dec) / s_out  [+ s_in∘x W_skip / s_out]
 
-`s` is the scale the inputs were trained at. Because codes are given back in the units of x, the decoder keeps unit rows
-and folding s into the biases changes neither codes nor reconstructions.
+An autoencoder reconstructs what it reads: ŷ stands for x, b_in is b_dec, both scales are one. A transcoder (`d_out` given)
+writes somewhere else: b_in is 0. A crosscoder is an autoencoder over several activations laid side by side, each with a scale
+of its own. `s` are the scales it was trained at and u is the mean of s_out: codes come back in the units of what is written,
+so the decoder keeps unit rows and folding the scales changes neither codes nor reconstructions.
 
 Must not know: models, text, how it was trained.
 """
@@ -11,7 +13,6 @@ Must not know: models, text, how it was trained.
 from __future__ import annotations
 
 import copy
-from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -19,82 +20,71 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interp.errors import TrainingError
+from interp.sae.activation_functions import TopK
 from interp.stats import torch_seed
 
 ENCODER_START = 0.1
 """Size of the encoder against the tied decoder at the start. Small codes let the encoder turn before the decoder settles."""
 
 
-class Activation(Protocol):
-    """What turns pre-activations into codes. A module, so that it may hold parameters (a threshold, say)."""
-
-    def __call__(self, pre: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]: ...
-
-    def rescaled(self, factor: float) -> nn.Module:
-        """The activation a′ with a′(factor · pre) = factor · a(pre)."""
-        ...
-
-
-class TopK(nn.Module):
-    """The k largest positive pre-activations of each row; all else is zero (Gao et al. 2024, arXiv:2406.04093).
-
-    relu comes first, so a row with fewer than k positive pre-activations has fewer than k active latents.
-    """
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        if k < 1:
-            raise TrainingError(f"k={k} leaves no active latent; use k of 1 or more")
-        self.k = k
-
-    def forward(self, pre: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
-        values, indices = pre.relu().topk(self.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, indices, values)
-
-    def rescaled(self, factor: float) -> TopK:
-        return self  # choosing and relu commute with a positive factor
-
-    def extra_repr(self) -> str:
-        return f"k={self.k}"
-
-
 class SparseAutoencoder(nn.Module):
-    """Dictionary of `d_sae` latents for activations of size `d_in`.
+    """Dictionary of `d_sae` latents that reads activations of size `d_in` and writes activations of size `d_out`.
 
-    Parameters: W_enc [d_in d_sae] (stored latent by latent), W_dec [d_sae d_in] with unit rows, b_enc [d_sae], b_dec [d_in];
-    buffer `scale`, the factor inputs are multiplied by (1 until training measures it).
-    The encoder starts as the transpose of a random unit-norm decoder, drawn from `seed`, times `ENCODER_START`.
+    d_out: None for an autoencoder, which reconstructs what it reads; a size for a transcoder, even where it equals d_in.
+    skip: gives a transcoder a linear path of its own, W_skip [d_in d_out], 0 at the start (Paulo et al. 2025, arXiv:2501.18823).
+
+    Parameters: W_enc [d_in d_sae] (stored latent by latent), W_dec [d_sae d_out] with unit rows, b_enc [d_sae], b_dec [d_out];
+    buffers `scale` and `scale_out`, what inputs and targets are multiplied by: one number, or one per dimension (1 until
+    training measures them). The encoder starts as the transpose of a random unit-norm decoder, drawn from `seed`, times
+    `ENCODER_START`; a transcoder's two matrices are drawn apart.
     """
 
     scale: Tensor
+    scale_out: Tensor
 
-    def __init__(self, d_in: int, d_sae: int, *, activation: nn.Module, seed: int = 0) -> None:
+    def __init__(
+        self, d_in: int, d_sae: int, *, activation: nn.Module, d_out: int | None = None, skip: bool = False, seed: int = 0
+    ) -> None:
         super().__init__()
         if isinstance(activation, TopK) and activation.k > d_sae:
             raise TrainingError(
                 f"k={activation.k} is more than d_sae={d_sae} latents; use k of at most {d_sae}, or a wider autoencoder"
             )
-        self.d_in, self.d_sae, self.activation = d_in, d_sae, activation
+        if skip and d_out is None:
+            raise TrainingError("skip=True would let an autoencoder copy its input; pass d_out= to build a transcoder")
+        self.d_in, self.d_sae, self.d_out = d_in, d_sae, d_in if d_out is None else d_out
+        self.transcodes, self.activation = d_out is not None, activation
         generator = torch.Generator().manual_seed(torch_seed(seed, "sae weights"))
-        directions = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
+        directions = F.normalize(torch.randn(d_sae, self.d_out, generator=generator), dim=1)
+        read = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1) if self.transcodes else directions
         self.W_dec = nn.Parameter(directions)
-        self.W_enc = nn.Parameter(ENCODER_START * directions.T)
+        self.W_enc = nn.Parameter(ENCODER_START * read.T)
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
-        self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_out))
+        self.W_skip = nn.Parameter(torch.zeros(d_in, self.d_out)) if skip else None
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale_out", torch.ones(()))
+
+    @property
+    def b_in(self) -> Float[Tensor, "d_in"] | None:
+        """What is taken off the scaled input before it is read: b_dec, or None for a transcoder."""
+        return None if self.transcodes else self.b_dec
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Codes, in the units of x. Raises TrainingError when x has another size than `d_in`."""
+        """Codes, in the units of what is written. Raises TrainingError when x has another size than `d_in`."""
         rows = self.checked(x).reshape(-1, self.d_in)
-        pre = torch.addmm(self.b_enc - self.b_dec @ self.W_enc, rows * self.scale, self.W_enc)
-        return (self.activation(pre) / self.scale).reshape(*x.shape[:-1], self.d_sae)
+        bias = self.b_enc if self.b_in is None else self.b_enc - self.b_in @ self.W_enc
+        pre = torch.addmm(bias, rows * self.scale, self.W_enc)
+        return (self.activation(pre) / self.scale_out.mean()).reshape(*x.shape[:-1], self.d_sae)
 
-    def decode(self, codes: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        """Reconstructions from codes."""
-        return codes @ self.W_dec + self.b_dec / self.scale
+    def decode(self, codes: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
+        """What the codes write, without the skip."""
+        return (codes @ self.W_dec) * (self.scale_out.mean() / self.scale_out) + self.b_dec / self.scale_out
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        return self.decode(self.encode(x))
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """Reconstructions: what the codes write, and what the skip does."""
+        written = self.decode(self.encode(x))
+        return written if self.W_skip is None else written + (x * self.scale) @ self.W_skip / self.scale_out
 
     def checked(self, x: Tensor) -> Tensor:
         """x itself, if its last axis has the right size and it lies in a floating-point type."""
@@ -111,20 +101,30 @@ class SparseAutoencoder(nn.Module):
         self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     def untrained(self, seed: int) -> SparseAutoencoder:
-        """As many random directions, read with the same activation, input scale and mean: a control."""
-        random = SparseAutoencoder(self.d_in, self.d_sae, activation=copy.deepcopy(self.activation), seed=seed)
+        """As many random directions, read with the same activation, scales and mean: a control."""
+        d_out = self.d_out if self.transcodes else None
+        activation = copy.deepcopy(self.activation)
+        random = SparseAutoencoder(
+            self.d_in, self.d_sae, activation=activation, d_out=d_out, skip=self.W_skip is not None, seed=seed
+        )
         with torch.no_grad():
             random.b_dec.copy_(self.b_dec)
-            random.scale.copy_(self.scale)
+            random.scale, random.scale_out = self.scale.clone(), self.scale_out.clone()
         return random
 
     @torch.no_grad()
     def folded(self) -> SparseAutoencoder:
-        """A copy with scale 1 and the same codes and reconstructions: both biases are divided by the scale."""
-        scale = float(self.scale)
-        same = copy.deepcopy(self)
-        same.b_enc /= scale
-        same.b_dec /= scale
-        same.activation = self.activation.rescaled(1 / scale)  # pyright: ignore[reportCallIssue]
-        same.scale.fill_(1.0)
+        """A copy with scales of 1 and the same codes and reconstructions.
+
+        Decoder rows keep unit length where s_out is one number; where it is one per dimension they do not.
+        """
+        same, read, write, unit = copy.deepcopy(self), self.scale, self.scale_out, self.scale_out.mean()
+        same.W_enc *= (read / unit)[..., None] if read.ndim else read / unit
+        same.W_dec *= unit / write
+        same.b_enc /= unit
+        same.b_dec /= write
+        if same.W_skip is not None:
+            same.W_skip *= (read[..., None] if read.ndim else read) / write
+        same.activation = self.activation.rescaled(1 / float(unit))  # pyright: ignore[reportCallIssue]
+        same.scale, same.scale_out = torch.ones_like(unit), torch.ones_like(unit)
         return same

@@ -24,7 +24,8 @@ from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from interp.errors import StoreError
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 

@@ -1,6 +1,7 @@
-"""What training lowers: one function per architecture, from an autoencoder and a batch to a loss.
+"""What training lowers: from an autoencoder and a batch to a loss.
 
-An objective sees rows that are already scaled. It returns the loss with its graph and what the trainer keeps count of.
+An objective sees inputs and targets that are already scaled (`s_in∘x`, `s_out∘y`; for an autoencoder they are one tensor). It
+returns the loss with its graph and what the trainer keeps count of.
 
 Must not know: optimizers, schedules, models.
 """
@@ -8,15 +9,17 @@ Must not know: optimizers, schedules, models.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from interp.errors import TrainingError
 from interp.sae import kernels
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 
 AUX_WEIGHT = 1 / 32
 """Weight of AuxK in the loss (Gao et al. 2024, appendix A.2)."""
@@ -26,35 +29,64 @@ LEAK = 0.1
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where training stands when a batch comes, as far as a loss may know."""
+
+    fraction: float  # of the steps, done: 0 at the first
+    dead: Bool[Tensor, "d_sae"]  # latents that have been silent for too long
+    sparsity: float  # weight of the sparsity term now: the trainer warms it up, and may control it
+
+
+@dataclass(frozen=True)
 class Outcome:
     """One batch under an objective."""
 
     loss: Float[Tensor, ""]
-    error: Float[Tensor, "row d"]  # x - x̂, detached
-    active: int  # codes that are not zero
-    fired: Bool[Tensor, "d_sae"]
+    error: Float[Tensor, "row d_out"]  # y - ŷ, detached
+    fired: Int[Tensor, "d_sae"]  # rows on which each latent's code is not zero
 
 
-def topk(sae: SparseAutoencoder, rows: Float[Tensor, "row d"], dead: Bool[Tensor, "d_sae"]) -> Outcome:
-    """Mean over rows of ‖x - x̂‖², plus AuxK when latents are dead; sparse forward and backward (`kernels`)."""
-    k = _k(sae)
-    values, support = kernels.encode(rows, sae.W_enc, sae.b_enc, sae.b_dec, k)
-    error = rows - kernels.decode(values, support, sae.W_dec) - sae.b_dec
-    loss = error.square().sum(-1).mean()
-    error = error.detach()
-    positive = support.values > 0
-    fired = torch.zeros_like(dead)
-    fired[support.indices[positive]] = True
-    return Outcome(loss + _auxiliary(sae, rows, error, dead), error, int(positive.sum()), fired)
+class Objective(Protocol):
+    """A loss, as a value: what an architecture is, beside its activation function."""
+
+    @property
+    def unit_decoder(self) -> bool:
+        """Whether decoder rows are held at unit length while training."""
+        ...
+
+    def __call__(
+        self, sae: SparseAutoencoder, inputs: Float[Tensor, "row d_in"], targets: Float[Tensor, "row d_out"], moment: Moment
+    ) -> Outcome: ...
 
 
-def topk_dense(sae: SparseAutoencoder, rows: Float[Tensor, "row d"], dead: Bool[Tensor, "d_sae"]) -> Outcome:
-    """The same objective through dense matrices and autograd alone: the slow, obvious reference for `topk`."""
-    codes = sae.activation((rows - sae.b_dec) @ sae.W_enc + sae.b_enc)
-    error = rows - codes @ sae.W_dec - sae.b_dec
-    loss = error.square().sum(-1).mean()
-    error, active = error.detach(), codes.detach() != 0
-    return Outcome(loss + _auxiliary(sae, rows, error, dead), error, int(active.sum()), active.any(0))
+@dataclass(frozen=True)
+class Reconstruction:
+    """Mean over rows of ‖y - ŷ‖², plus AuxK when latents are dead; sparse forward and backward (`kernels`)."""
+
+    unit_decoder: bool = True
+
+    def __call__(self, sae: SparseAutoencoder, inputs: Tensor, targets: Tensor, moment: Moment) -> Outcome:
+        k = _k(sae)
+        values, support = kernels.encode(inputs, sae.W_enc, sae.b_enc, sae.b_dec, k)
+        error = targets - kernels.decode(values, support, sae.W_dec) - sae.b_dec
+        loss = error.square().sum(-1).mean()
+        error = error.detach()
+        fired = support.indices[support.values > 0].bincount(minlength=sae.d_sae)
+        return Outcome(loss + _auxiliary(sae, inputs, error, moment.dead), error, fired)
+
+
+@dataclass(frozen=True)
+class DenseReconstruction:
+    """The same objective through dense matrices and autograd alone: the slow, obvious reference for `Reconstruction`."""
+
+    unit_decoder: bool = True
+
+    def __call__(self, sae: SparseAutoencoder, inputs: Tensor, targets: Tensor, moment: Moment) -> Outcome:
+        codes = sae.activation((inputs - sae.b_dec) @ sae.W_enc + sae.b_enc)
+        error = targets - codes @ sae.W_dec - sae.b_dec
+        loss = error.square().sum(-1).mean()
+        error = error.detach()
+        return Outcome(loss + _auxiliary(sae, inputs, error, moment.dead), error, (codes != 0).sum(0))
 
 
 def auxk(

@@ -14,16 +14,17 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import TrainingError
-from interp.sae import objectives
 from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.batches import Batches, rows_of
 from interp.sae.kernels import fast_float32
+from interp.sae.objectives import Moment, Objective, Outcome, Reconstruction
+from interp.sae.optimizer import RowAdam
 
-Objective = Callable[[SparseAutoencoder, Float[Tensor, "row d"], Bool[Tensor, "d_sae"]], objectives.Outcome]
+RECONSTRUCTION = Reconstruction()
 WARMUP = 0.05
 """Share of the steps over which the learning rate rises."""
 
@@ -69,7 +70,7 @@ def train(
     learning_rate: float | None = None,
     dead_after: int = 20_000,
     max_gradient_norm: float = 1.0,
-    objective: Objective = objectives.topk,
+    objective: Objective = RECONSTRUCTION,
     log_every: int = 50,
     progress: Callable[[dict[str, float]], None] | None = None,
 ) -> History:
@@ -90,25 +91,26 @@ def train(
         raise TrainingError(f"steps={steps} trains nothing; use 1 or more")
     rate = default_learning_rate(sae.d_in) if learning_rate is None else learning_rate
     stream = _calibrated(sae, (_checked(sae, rows_of(batch, hook), index) for index, batch in enumerate(batches)))
-    optimizer = torch.optim.Adam(sae.parameters(), lr=rate, fused=True)
+    optimizer = RowAdam(sae, unit_decoder=objective.unit_decoder, max_gradient_norm=max_gradient_norm)
     since_fired = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_dec.device)
     history, window, tokens, done = History(), _Window(), 0, 0
     with fast_float32(sae.W_dec.device):
         for step, rows in enumerate(islice(stream, steps)):
-            optimizer.param_groups[0]["lr"] = rate * schedule(step, steps)
-            outcome = objective(sae, rows * sae.scale, since_fired >= dead_after)
+            scaled = rows * sae.scale
+            outcome = objective(sae, scaled, scaled, Moment(step / steps, since_fired >= dead_after, 0.0))
             if not math.isfinite(outcome.loss.item()):
                 raise TrainingError(
                     f"the loss became {outcome.loss.item()} at batch {step} (token {tokens}); lower learning_rate={rate:.3g}, "
                     "or look for outliers in that batch"
                 )
-            _update(sae, optimizer, outcome.loss, max_gradient_norm)
-            since_fired = torch.where(outcome.fired, 0, since_fired + len(rows))
+            outcome.loss.backward()
+            optimizer.step(rate * schedule(step, steps))
+            since_fired = torch.where(outcome.fired > 0, 0, since_fired + len(rows))
             tokens, done = tokens + len(rows), step + 1
-            window.add(outcome, rows * sae.scale)
+            window.add(outcome, scaled)
             if done % log_every == 0 or done == steps:
                 dead = float((since_fired >= dead_after).double().mean())
-                at = {"step": done, "tokens": tokens, "dead": dead, "learning_rate": optimizer.param_groups[0]["lr"]}
+                at = {"step": done, "tokens": tokens, "dead": dead, "learning_rate": rate * schedule(step, steps)}
                 history.rows.append(at | window.close())
                 if progress is not None:
                     progress(history.last)
@@ -149,21 +151,9 @@ def _calibrated(sae: SparseAutoencoder, stream: Iterator[Tensor]) -> Iterable[Te
     sample = torch.cat(head).double()
     spread = (sample - sample.mean(0)).square().sum(1).mean().sqrt()
     sae.scale.fill_(1.0 if spread == 0 else 1 / float(spread))
+    sae.scale_out.copy_(sae.scale)
     sae.b_dec.copy_(sample.mean(0) * sae.scale)
     return chain(head, stream)
-
-
-def _update(sae: SparseAutoencoder, optimizer: torch.optim.Optimizer, loss: Tensor, max_gradient_norm: float) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    gradient = sae.W_dec.grad
-    if gradient is None:
-        raise AssertionError("the objective did not reach the decoder")
-    with torch.no_grad():
-        gradient -= (gradient * sae.W_dec).sum(1, keepdim=True) * sae.W_dec
-    torch.nn.utils.clip_grad_norm_(sae.parameters(), max_gradient_norm)
-    optimizer.step()
-    sae.normalize_decoder()
 
 
 class _Window:
@@ -173,10 +163,10 @@ class _Window:
         self._start = time.perf_counter()
         self._sums: list[Any] = [0, 0, 0.0, 0.0, 0.0, 0.0]
 
-    def add(self, outcome: objectives.Outcome, rows: Float[Tensor, "row d"]) -> None:
+    def add(self, outcome: Outcome, rows: Float[Tensor, "row d"]) -> None:
         new = (
             len(rows),
-            outcome.active,
+            int(outcome.fired.sum()),
             outcome.loss.item() * len(rows),
             float(outcome.error.square().sum(dtype=torch.float64)),
             float(rows.square().sum(dtype=torch.float64)),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from interp.errors import TrainingError
-from interp.sae.autoencoder import ENCODER_START, SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import ENCODER_START, SparseAutoencoder
 
 
 @pytest.fixture
@@ -14,6 +15,7 @@ def sae():
         sae.b_enc.uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(0))
         sae.b_dec.normal_(generator=torch.Generator().manual_seed(0))
         sae.scale.fill_(0.2)
+        sae.scale_out.fill_(0.2)
     return sae
 
 
@@ -75,6 +77,7 @@ def test_the_untrained_control_shares_scale_and_mean_but_no_direction():
     sae = SparseAutoencoder(16, 64, activation=TopK(4), seed=0)
     with torch.no_grad():
         sae.scale.fill_(0.25)
+        sae.scale_out.fill_(0.25)
         sae.b_dec.normal_(generator=torch.Generator().manual_seed(1))
     random = sae.untrained(seed=1)
     assert torch.equal(random.b_dec, sae.b_dec)

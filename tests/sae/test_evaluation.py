@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from interp.errors import HookError, TrainingError
 from interp.models.hooked import Model
 from interp.sae import evaluation
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 from interp.text.packing import TokenBatch
 
 HOOK = "blocks.0.hook_resid_post"

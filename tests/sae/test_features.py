@@ -8,7 +8,8 @@ import torch
 
 from interp.errors import ConfigError, TrainingError
 from interp.sae import features
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 
 DOCUMENTS, LENGTH, D_IN, D_SAE = 12, 30, 8, 20
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from interp.errors import StoreError
 from interp.sae import formats
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 
 METADATA = {"model_name": "m", "model_fingerprint": "abc", "hook_name": "blocks.0.hook_resid_post"}
 
@@ -19,6 +20,7 @@ def sae():
     sae = SparseAutoencoder(6, 18, activation=TopK(3), seed=1)
     with torch.no_grad():
         sae.scale.fill_(0.3)
+        sae.scale_out.fill_(0.3)
         sae.b_dec.normal_(generator=torch.Generator().manual_seed(0))
         sae.b_enc.normal_(generator=torch.Generator().manual_seed(1)).mul_(0.1)
     return sae

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from interp.errors import TrainingError
 from interp.sae import objectives, training
-from interp.sae.autoencoder import SparseAutoencoder, TopK
+from interp.sae.activation_functions import TopK
+from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.batches import shuffled
 from interp.sae.evaluation import recovery
 from interp.sae.synthetic import planted
@@ -21,6 +22,10 @@ def autoencoder(d_in=16, d_sae=32, k=2, seed=0):
 
 def stream(count=30, rows=128, d=16, n=32):
     return list(planted(n, d, commonest=0.1, rarest=0.02).batches(rows, count))
+
+
+def loss_of(sae, rows, dead):
+    return objectives.Reconstruction()(sae, rows, rows, objectives.Moment(0.0, dead, 0.0)).loss
 
 
 def test_planted_features_are_recovered_and_a_random_dictionary_has_not_found_them():
@@ -53,7 +58,7 @@ def test_training_is_the_same_every_time_and_leaves_the_global_generator_alone()
 
 def test_the_sparse_objective_trains_like_the_dense_reference():
     runs = {}
-    for objective in (objectives.topk, objectives.topk_dense):
+    for objective in (objectives.Reconstruction(), objectives.DenseReconstruction()):
         sae = autoencoder()
         runs[objective] = training.train(sae, stream(60), steps=60, objective=objective, dead_after=500, log_every=20).table()
     sparse, dense = runs.values()
@@ -67,10 +72,10 @@ def test_auxk_reaches_the_encoder_of_latents_whose_pre_activations_are_all_negat
         sae.b_enc[:4] = -50.0
     dead = torch.arange(32) < 4
     rows = stream(1)[0]
-    loss = objectives.topk(sae, rows, dead).loss
+    loss = loss_of(sae, rows, dead)
     gradient, bias = torch.autograd.grad(loss, [sae.W_enc, sae.b_enc])
     assert (gradient[:, :4].norm(dim=0) > 0).all() and (bias[:4] != 0).all()
-    without = torch.autograd.grad(objectives.topk(sae, rows, torch.zeros_like(dead)).loss, [sae.W_enc])[0]
+    without = torch.autograd.grad(loss_of(sae, rows, torch.zeros_like(dead)), [sae.W_enc])[0]
     assert (without[:, :4] == 0).all()
 
 
@@ -80,7 +85,7 @@ def test_auxk_leaves_the_decoder_bias_to_the_main_loss():
         sae.b_dec.add_(1.0)
     rows = stream(1)[0]
     gradients = [
-        torch.autograd.grad(objectives.topk(sae, rows, dead).loss, [sae.b_dec])[0]
+        torch.autograd.grad(loss_of(sae, rows, dead), [sae.b_dec])[0]
         for dead in (torch.zeros(32, dtype=torch.bool), torch.arange(32) < 4)
     ]
     torch.testing.assert_close(*gradients)
@@ -171,12 +176,13 @@ def test_a_stream_that_cannot_be_trained_on_is_refused(batches, steps, message):
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched():
-    def broken(sae, rows, dead):
-        outcome = objectives.topk(sae, rows, dead)
-        return objectives.Outcome(outcome.loss * float("nan"), outcome.error, outcome.active, outcome.fired)
+    class Broken(objectives.Reconstruction):
+        def __call__(self, sae, inputs, targets, moment):
+            outcome = super().__call__(sae, inputs, targets, moment)
+            return objectives.Outcome(outcome.loss * float("nan"), outcome.error, outcome.fired)
 
     sae = autoencoder()
     before = F.normalize(sae.W_dec.detach().clone(), dim=1)
     with pytest.raises(TrainingError, match=r"the loss became nan at batch 0 \(token 0\); lower learning_rate"):
-        training.train(sae, stream(2), steps=2, objective=broken)
+        training.train(sae, stream(2), steps=2, objective=Broken())
     torch.testing.assert_close(sae.W_dec.detach(), before)
