@@ -1,0 +1,119 @@
+"""Parts add up to the logits, on every kind of decoder; and a part's direct effect is what freezing everything else shows."""
+
+import pytest
+import torch
+from model_shapes import DECODERS, case_of
+
+from interp.errors import ModelError
+from interp.heads import direct
+from interp.heads.direct import Question
+
+
+def asked(case, **more):
+    generator = torch.Generator().manual_seed(3)
+    answers, wrong = torch.randint(0, 50, (2, len(case.tokens)), generator=generator)
+    return Question(answers, **({"wrong": wrong} | more))
+
+
+def value(case, question):
+    logits = case.run(logits=True).logits.double()[:, question.positions]
+    if question.log_probability:
+        logits = logits.log_softmax(-1)
+    rows = torch.arange(len(logits))
+    own = logits[rows, question.answers]
+    return (own if question.wrong is None else own - logits[rows, question.wrong]).numpy()
+
+
+@pytest.mark.parametrize("how", [{}, {"wrong": None}, {"wrong": None, "log_probability": True}, {"positions": 3}])
+@pytest.mark.parametrize("shape", DECODERS)
+def test_components_sum_to_what_is_asked(shape, how):
+    case = case_of(shape)
+    question = asked(case, **how)
+    found = direct.by_component(case.model, case.tokens, question)
+    assert found.values.sum(0) == pytest.approx(value(case, question), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", DECODERS)
+def test_sources_sum_to_heads_and_heads_to_the_attention_of_their_layer(shape):
+    case = case_of(shape)
+    question = asked(case)
+    whole = direct.by_component(case.model, case.tokens, question)
+    heads, sources = (how(case.model, case.tokens, question) for how in (direct.by_head, direct.by_source))
+    assert sources.values.sum(2) == pytest.approx(heads.values, abs=1e-6)
+    later = direct.by_source(case.model, case.tokens, asked(case, positions=2)).values[:, :, 3:]
+    assert (later == 0).all(), "nothing comes from tokens after the query"
+    try:
+        biases = case.model.b_O
+    except ModelError:
+        biases = None
+    if biases is None or not bool(biases.any()):
+        for layer in range(case.model.n_layers):
+            assert heads.values[layer].sum(0) == pytest.approx(whole.sel(component=f"{layer}.attn").values, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["native", "gated", "gpt2", "llama"])
+def test_neurons_sum_to_the_mlp_of_their_layer_but_for_its_bias(shape):
+    case = case_of(shape)
+    question = asked(case)
+    whole = direct.by_component(case.model, case.tokens, question)
+    neurons = direct.by_neuron(case.model, case.tokens, question)
+    assert neurons.values.shape == (2, case.model.d_mlp, len(case.tokens))
+    for layer in range(2):
+        rest = whole.sel(component=f"{layer}.mlp").values - neurons.values[layer].sum(0)
+        try:
+            bias = case.model.weight(f"blocks.{layer}.mlp.b_out")
+        except ModelError:
+            bias = torch.zeros(1)
+        assert rest == pytest.approx(0, abs=1e-5) or bool(bias.any())
+
+
+def test_a_head_s_contribution_is_what_taking_it_out_of_the_last_stream_changes_when_the_scale_is_frozen():
+    case = case_of("native")
+    model, question = case.model, asked(case)
+    heads = direct.by_head(model, case.tokens, question)
+    last, hook = "blocks.1.hook_resid_post", "blocks.1.attn.hook_z"
+    run = case.run(read=[last, hook])
+    final = run.activations[last][:, -1].double()
+    z = run.activations[hook][:, -1].double()
+    scale = (final - final.mean(-1, keepdim=True)).square().mean(-1, keepdim=True).sqrt()
+    gain = model.bridge.ln_final.weight.detach().double()
+    u = (model.W_U[:, question.answers] - model.W_U[:, question.wrong]).T.double()
+    for head in range(2):
+        written = z[:, head] @ model.weight("blocks.1.attn.W_O")[head].double()
+        centred = written - written.mean(-1, keepdim=True)
+        assert heads.values[1, head] == pytest.approx(((centred * gain / scale) * u).sum(-1).numpy(), rel=1e-3)
+
+
+def test_batches_make_no_difference():
+    case = case_of("native")
+    whole, cut = (direct.by_head(case.model, case.tokens, asked(case), batch=batch).values for batch in (8, 1))
+    assert cut == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["bert", "t5"])
+def test_models_whose_stream_is_no_sum_are_refused_with_the_reason(shape):
+    case = case_of(shape)
+    with pytest.raises(ModelError, match="residual stream is normed between blocks, or read by another stack"):
+        direct.by_component(case.model, case.tokens, asked(case))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"answers": torch.tensor([3, 77])}, "answers holds the id 77, but the model's vocabulary is 0 to 49"),
+        ({"answers": torch.tensor([3])}, r"answers has shape \[1\] for 2 examples; give one token id per example"),
+        ({"positions": 9}, "positions do not lie in rows of 7 tokens; give one place per example, or one for all"),
+    ],
+)
+def test_answers_and_places_that_do_not_exist_are_refused(how, message):
+    case = case_of("native")
+    question = Question(**({"answers": torch.tensor([3, 4])} | how))
+    with pytest.raises(ModelError, match=message):
+        direct.by_component(case.model, case.tokens, question)
+
+
+def test_parts_that_do_not_add_up_are_noticed(monkeypatch):
+    case = case_of("native")
+    monkeypatch.setattr(direct, "_written", lambda model: {"embed": "hook_embed"})
+    with pytest.raises(ModelError, match="the parts of native do not add up to its logits"):
+        direct.by_component(case.model, case.tokens, asked(case))
