@@ -101,7 +101,7 @@ def by_source(model: Model, tokens: Int[Tensor, "example pos"], question: Questi
 
 
 def by_neuron(model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32) -> Measurement:
-    """Contributions mᵢ vᵢ of every neuron, vᵢ its row of W_out: Measurement(layer, neuron, example), in nats. b_out belongs to none.
+    """Contributions mᵢ vᵢ of every neuron, vᵢ its row of W_out: Measurement(layer, neuron, example), in nats; b_out apart.
 
     Raises ModelError as `by_component`, and for models without plain MLPs.
     """

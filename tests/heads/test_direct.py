@@ -1,5 +1,7 @@
 """Parts add up to the logits, on every kind of decoder; and a part's direct effect is what freezing everything else shows."""
 
+from typing import Any
+
 import pytest
 import torch
 from model_shapes import DECODERS, case_of
@@ -9,7 +11,7 @@ from interp.heads import direct
 from interp.heads.direct import Question
 
 
-def asked(case, **more):
+def asked(case, **more: Any):
     generator = torch.Generator().manual_seed(3)
     answers, wrong = torch.randint(0, 50, (2, len(case.tokens)), generator=generator)
     return Question(answers, **({"wrong": wrong} | more))
