@@ -14,7 +14,8 @@ from interp.heads.direct import Question
 def asked(case, **more: Any):
     generator = torch.Generator().manual_seed(3)
     answers, wrong = torch.randint(0, 50, (2, len(case.tokens)), generator=generator)
-    return Question(answers, **({"wrong": wrong} | more))
+    settings: dict[str, Any] = {"wrong": wrong} | more
+    return Question(answers, **settings)
 
 
 def value(case, question):
@@ -109,7 +110,8 @@ def test_models_whose_stream_is_no_sum_are_refused_with_the_reason(shape):
 )
 def test_answers_and_places_that_do_not_exist_are_refused(how, message):
     case = case_of("native")
-    question = Question(**({"answers": torch.tensor([3, 4])} | how))
+    settings: dict[str, Any] = {"answers": torch.tensor([3, 4])} | how
+    question = Question(**settings)
     with pytest.raises(ModelError, match=message):
         direct.by_component(case.model, case.tokens, question)
 
