@@ -2,7 +2,7 @@
 `compute`.
 
 Sums are kept in float64, so the answer does not depend on how the rows were split into batches, up to rounding (exactly, for
-`TopK`, `Density` and `Histogram`). Memory does not grow with the number of rows.
+`TopK`, `Sample`, `Density` and `Histogram`). Memory does not grow with the number of rows.
 
 Must not know: models, tokenizers, files.
 """
@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_SORTED_ELEMENTS = 1 << 23
-"""How many keys `TopK` sorts at a time: 64 MiB of them."""
+_ELEMENTS = 1 << 18
+"""How many values `TopK` looks at in one go: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -131,61 +132,163 @@ class TopKResult:
 
 
 class TopK:
-    """The k largest float32 values of every column with the ids of their rows; among equal values the lowest id wins.
+    """The k largest float32 values of every column with the ids of their rows; among equal values the lowest id wins, whatever
+    the order of arrival.
 
-    A value and its id are packed into one 64-bit key whose order is exactly that order, so the answer never depends on the
-    order of arrival.
+    Once k rows are in, only what can enter a column's top k is kept at all, and it waits until as many values have come as are
+    kept. So a row soon costs one comparison per value, and the sorting, over a whole stream, almost nothing.
     """
 
     def __init__(self, k: int) -> None:
         if k < 1:
             raise ValueError(f"k={k}: at least one value must be kept")
         self.k = k
-        self._keys: Tensor | None = None
+        self._columns: int | None = None
+        self._kept: list[_Entries] = []
+        self._waiting: list[_Entries] = []
 
     def update(self, values: Float[Tensor, "row column"], ids: Int[Tensor, " row"]) -> TopK:
-        """Takes in more rows; ids are any numbers from 0 to 2³² − 1. Returns itself. Raises ValueError for NaN and for ids out
+        """Takes in more rows; ids are any numbers from 0 to 2⁶³ − 1. Returns itself. Raises ValueError for NaN and for ids out
         of range."""
-        if values.isnan().any():
-            raise ValueError("NaN has no place in an order; leave such rows out")
-        if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= 1 << 32):
-            raise ValueError(f"row ids must lie in 0 … 2³² − 1, got {int(ids.min())} … {int(ids.max())}")
-        columns = max(1, _SORTED_ELEMENTS // max(1, values.shape[0]))
-        self._take(torch.cat([_largest(_pack(part, ids), self.k) for part in values.split(columns, dim=1)], dim=1))
+        if ids.numel() and int(ids.min()) < 0:
+            raise ValueError(f"row ids must lie in 0 … 2⁶³ − 1, got {int(ids.min())} … {int(ids.max())}")
+        self._same_columns(values.shape[1])
+        rows = max(1, _ELEMENTS // max(1, values.shape[1]))
+        ids = ids.to(values.device, torch.int64)
+        for part, part_ids in zip(values.float().split(rows), ids.split(rows), strict=True):
+            row, column = self._entering(part, part_ids).nonzero(as_tuple=True)
+            self._wait(_Entries(column, part[row, column], part_ids[row]))
         return self
 
     def merge(self, other: TopK) -> TopK:
         """Takes in the rows that `other` saw; returns itself."""
         if other.k != self.k:
             raise ValueError(f"cannot merge the top {other.k} into the top {self.k}")
-        if other._keys is not None:
-            self._take(other._keys)
+        if other._columns is not None:
+            self._same_columns(other._columns)
+            for entries in (*other._kept, *other._waiting):
+                self._wait(entries)
         return self
 
     def compute(self) -> TopKResult:
         """Fewer than k rows come back if fewer were seen. Raises ValueError before the first row."""
-        _some_rows(0 if self._keys is None else self._keys.shape[0])
-        assert self._keys is not None
-        return TopKResult(*_unpack(self._keys))
+        self._settle()
+        _some_rows(_size(self._kept))
+        return TopKResult(*(part.T.contiguous() for part in self._table()))
 
-    def _take(self, keys: Tensor) -> None:
-        self._keys = keys if self._keys is None else _largest(torch.cat([self._keys, keys]), self.k)
+    def _entering(self, values: Tensor, ids: Tensor) -> Tensor:
+        """Which values may be among the k largest; NaN always is, so that it is seen."""
+        if _size(self._kept) < self.k * values.shape[1]:
+            return torch.ones_like(values, dtype=torch.bool)
+        floor, floor_id = (part[:, -1] for part in self._table())
+        entering = ~(values <= floor)
+        if int(ids.min()) < int(floor_id.max()):  # in a stream with rising ids a tie never enters
+            entering |= (values == floor) & (ids[:, None] < floor_id)
+        return entering
+
+    def _wait(self, entries: _Entries) -> None:
+        if entries.value.isnan().any():
+            raise ValueError("NaN has no place in an order; leave such rows out")
+        self._waiting.append(entries)
+        if _size(self._waiting) > _size(self._kept):
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._waiting:
+            self._kept = [_largest([*self._kept, *self._waiting], self.k)]
+            self._waiting = []
+
+    def _table(self) -> tuple[Tensor, Tensor]:
+        """Values and ids that are kept, [column k]; every column has as many."""
+        assert self._columns is not None
+        return self._kept[0].value.view(self._columns, -1), self._kept[0].id.view(self._columns, -1)
+
+    def _same_columns(self, columns: int) -> None:
+        if self._columns not in (None, columns):
+            raise ValueError(f"rows of {columns} columns do not continue rows of {self._columns}")
+        self._columns = columns
 
 
-def _pack(values: Tensor, ids: Tensor) -> Tensor:
-    bits = (values.float() + 0.0).view(torch.int32)  # + 0.0 turns −0 into 0, its equal
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as integers these order like the floats
-    return (ordered.long() << 32) | (0xFFFFFFFF - ids.long())[:, None]
+@dataclass(frozen=True)
+class _Entries:
+    """Values of some columns, each with the id of its row."""
+
+    column: Int[Tensor, " entry"]
+    value: Float[Tensor, " entry"]
+    id: Int[Tensor, " entry"]
 
 
-def _unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
-    ordered = (keys >> 32).int()
-    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
-    return bits.view(torch.float32), 0xFFFFFFFF - (keys & 0xFFFFFFFF)
+def _size(parts: list[_Entries]) -> int:
+    return sum(len(part.value) for part in parts)
 
 
-def _largest(keys: Tensor, k: int) -> Tensor:
-    return keys.topk(min(k, keys.shape[0]), dim=0).values
+def _largest(parts: list[_Entries], k: int) -> _Entries:
+    """The k largest values of every column: column by column, largest first, among equals the lowest id first."""
+    column, value, id = (torch.cat([getattr(part, name) for part in parts]) for name in ("column", "value", "id"))
+    bits = (value + 0.0).view(torch.int32)  # + 0.0 turns −0 into 0, its equal
+    ascending = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # as integers these order like the floats
+    order = id.argsort()
+    order = order[((column << 32) - ascending.long())[order].argsort(stable=True)]
+    column = column[order]
+    counts = torch.bincount(column)
+    rank = torch.arange(len(column), device=column.device) - (counts.cumsum(0) - counts)[column]
+    order = order[rank < k]
+    return _Entries(column[rank < k], value[order], id[order])
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Rows drawn at random, in random order, with their ids."""
+
+    values: Float[Tensor, "drawn column"]
+    ids: Int[Tensor, " drawn"]
+
+
+class Sample:
+    """A uniform sample of n rows without replacement: those whose ids draw the n lowest lots (`lots`), whatever the order of
+    arrival. Ids must differ."""
+
+    def __init__(self, n: int, *, seed: int) -> None:
+        self.n, self._seed = n, seed
+        self._values: Tensor | None = None
+        self._ids, self._lots = np.empty(0, np.int64), np.empty(0)
+
+    def update(self, values: Float[Tensor, "row column"], ids: Int[Tensor, " row"]) -> Sample:
+        """Takes in more rows; returns itself."""
+        numbers = ids.cpu().numpy()
+        drawn = lots(self._seed, numbers)
+        lucky = np.flatnonzero(drawn < (self._lots[-1] if len(self._lots) == self.n else 1.0))
+        return self._take(values[torch.from_numpy(lucky).to(values.device)], numbers[lucky], drawn[lucky])
+
+    def merge(self, other: Sample) -> Sample:
+        """Takes in the rows that `other` saw; returns itself."""
+        return self if other._values is None else self._take(other._values, other._ids, other._lots)
+
+    def compute(self) -> SampleResult:
+        """Fewer than n rows come back if fewer were seen. Raises ValueError before the first row."""
+        _some_rows(len(self._lots))
+        assert self._values is not None
+        return SampleResult(self._values, torch.from_numpy(self._ids))
+
+    def _take(self, values: Tensor, ids: np.ndarray, drawn: np.ndarray) -> Sample:
+        if len(drawn):
+            ids, drawn = np.append(self._ids, ids), np.append(self._lots, drawn)
+            order = np.lexsort((ids, drawn))[: self.n]
+            values = values if self._values is None else torch.cat([self._values, values])
+            self._values = values[torch.from_numpy(order).to(values.device)]
+            self._ids, self._lots = ids[order], drawn[order]
+        return self
+
+
+def lots(seed: int, *keys: np.ndarray) -> np.ndarray:
+    """A number in [0, 1) per entry that depends on its keys and the seed alone (splitmix64): a random draw in any order."""
+    state = np.full(len(keys[0]), seed, np.uint64)
+    for key in keys:
+        state = (state ^ key.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return (state >> np.uint64(11)) / 2.0**53
 
 
 class Density:

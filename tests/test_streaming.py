@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 
-from interp.streaming import Covariance, Density, Histogram, Moments, TopK
+from interp.streaming import Covariance, Density, Histogram, Moments, Sample, TopK
 
 SPLITS = [[1000], [1, 999], [250, 250, 250, 250], [3, 0, 500, 497]]
 
@@ -70,7 +70,7 @@ def test_top_k_equals_a_full_sort_with_ties_going_to_the_lowest_id():
 
 def test_top_k_does_not_depend_on_the_order_of_arrival_and_merges():
     values = torch.randn(300, 4, generator=torch.Generator().manual_seed(0)).round(decimals=1)
-    ids = torch.arange(300) + 2**32 - 300
+    ids = torch.arange(300) + 2**62
     back = torch.arange(299, -1, -1)
     whole = TopK(8).update(values, ids).compute()
     parts = (
@@ -92,8 +92,48 @@ def test_top_k_refuses_nan_and_other_sizes():
         TopK(2).update(torch.tensor([[float("nan")]]), torch.tensor([0]))
     with pytest.raises(ValueError, match="cannot merge the top 3 into the top 2"):
         TopK(2).merge(TopK(3))
-    with pytest.raises(ValueError, match="row ids must lie in 0 … 2³² − 1, got -1 … 0"):
+    with pytest.raises(ValueError, match="row ids must lie in 0 … 2⁶³ − 1, got -1 … 0"):
         TopK(2).update(torch.zeros(2, 1), torch.tensor([0, -1]))
+    with pytest.raises(ValueError, match="rows of 2 columns do not continue rows of 3"):
+        TopK(2).merge(TopK(2).update(torch.zeros(1, 3), torch.tensor([0]))).update(torch.zeros(1, 2), torch.tensor([1]))
+
+
+def test_top_k_of_one_slice_at_a_time_is_that_of_all_at_once(monkeypatch):
+    """Columns that hardly ever fire, ties everywhere, and slices of two rows: what waits and what is kept must not differ."""
+    values = torch.randn(400, 5, generator=torch.Generator().manual_seed(3)).relu().round(decimals=1)
+    values[:, 0] = 0.0
+    values[:, 1] = torch.arange(400) // 10  # ever new maxima
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(4))
+    whole = TopK(7).update(values, torch.arange(400)).compute()
+    monkeypatch.setattr("interp.streaming._ELEMENTS", 10)
+    sliced = TopK(7).update(values[order], order).compute()
+    assert torch.equal(whole.values, values.sort(dim=0, descending=True).values[:7])
+    assert torch.equal(whole.values, sliced.values)
+    assert torch.equal(whole.ids, sliced.ids)
+
+
+def test_a_sample_does_not_depend_on_the_order_of_arrival_and_merges():
+    values, ids = torch.arange(600.0)[:, None].expand(-1, 3), torch.arange(600) << 40
+    whole = Sample(50, seed=1).update(values, ids).compute()
+    back = torch.arange(599, -1, -1)
+    parts = (
+        Sample(50, seed=1)
+        .update(values[back[:77]], ids[back[:77]])
+        .merge(Sample(50, seed=1).update(values[back[77:]], ids[back[77:]]))
+    )
+    assert torch.equal(whole.ids, parts.compute().ids)
+    assert torch.equal(whole.values, parts.compute().values)
+    assert torch.equal(whole.values[:, 0].long(), whole.ids >> 40)
+    assert not torch.equal(whole.ids, Sample(50, seed=2).update(values, ids).compute().ids)
+
+
+def test_a_sample_is_uniform():
+    """Every tenth of the rows gets its share of a large sample: 300 of 3,000, give or take four standard deviations."""
+    ids = torch.arange(30_000)
+    drawn = Sample(3_000, seed=0).update(ids[:, None].float(), ids).compute().ids
+    shares = torch.bincount(drawn // 3_000, minlength=10)
+    assert len(drawn.unique()) == 3_000
+    assert (shares - 300).abs().max() < 4 * 300**0.5
 
 
 def test_density_is_the_share_of_rows_above_zero():
@@ -111,7 +151,7 @@ def test_histogram_quantiles_are_right_to_three_tenths_of_a_percent():
     assert histogram.compute(quantiles) == Histogram().update(values).compute(quantiles)
 
 
-@pytest.mark.parametrize("make", [Moments, Covariance, lambda: TopK(3), Density])
+@pytest.mark.parametrize("make", [Moments, Covariance, lambda: TopK(3), lambda: Sample(3, seed=0), Density])
 def test_compute_before_the_first_row_is_an_error(make):
     with pytest.raises(ValueError, match="no rows have been seen"):
         make().compute()
