@@ -1,189 +1,191 @@
-"""The training loop: one pass over a stream of activation batches, one optimizer step per batch.
+"""The training loop: one pass over a stream of activation batches, one step of every autoencoder per batch.
+
+    sae = SparseAutoencoder(512, 4096, activation=TopK(32))
+    history = train(sae, batches, steps=10_000)
+
+    runs = {f"k={k}": Run(sae=SparseAutoencoder(512, 4096, activation=TopK(k))) for k in (16, 32, 64)}
+    histories = train_many(runs, batches, steps=10_000, directory="runs/sweep", resume=True)
 
 Must not know: models, text, architectures (an objective is passed in).
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import fields
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import TrainingError
+from interp.errors import StoreError, TrainingError
 from interp.sae.autoencoder import SparseAutoencoder
-from interp.sae.batches import Batches, rows_of
+from interp.sae.batches import Batches, entered
+from interp.sae.checkpoints import TrainingFolder
+from interp.sae.feeds import CALIBRATION, Feed
+from interp.sae.interruption import Interruption
 from interp.sae.kernels import fast_float32
-from interp.sae.objectives import Moment, Objective, Outcome, Reconstruction
-from interp.sae.optimizer import RowAdam
+from interp.sae.learner import History, Learner, Run
 
-RECONSTRUCTION = Reconstruction()
-WARMUP = 0.05
-"""Share of the steps over which the learning rate rises."""
+Stream = Batches | Callable[[int], Batches]
+"""Batches; or a function from a step to the batches from there on, which a resumed training need not read from the start."""
 
-CALIBRATION = 4096
-"""Rows at the head of the stream from which the input scale and the starting b_dec are measured."""
+Progress = Callable[[str, dict[str, float]], None]
+"""Called with the name of a run and each new row of its history."""
 
-
-@dataclass
-class History:
-    """What training went through: one JSON-able row per `log_every` steps.
-
-    Each row covers the steps since the row before: step, tokens (so far), loss, fvu, l0 (mean active latents per token),
-    dead (share of latents silent for `dead_after` tokens), learning_rate, tokens_per_second.
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    @property
-    def last(self) -> dict[str, float]:
-        """The newest row."""
-        return self.rows[-1]
-
-    def table(self) -> pd.DataFrame:
-        """One line per row."""
-        return pd.DataFrame(self.rows)
+NAME = "sae"
+"""What `train` calls its only run."""
 
 
-def default_learning_rate(d_in: int) -> float:
-    """2e-2 · √(64 / d_in): Adam moves every weight by about the rate, and a unit decoder row has weights of about 1/√d_in.
-
-    Share of planted features found (cosine > 0.9) at half this rate, at it, and at twice it or nearly so:
-    n = 512, d = 64, k = 3, 2M tokens: .96, .98, .99; n = 2048, d = 256, k = 8, 1M tokens: .95, .99, .99 (with a worse fvu).
-    """
-    return 2e-2 * math.sqrt(64 / d_in)
-
-
-def train(
-    sae: SparseAutoencoder,
-    batches: Batches,
-    *,
-    steps: int,
-    hook: str | None = None,
-    learning_rate: float | None = None,
-    dead_after: int = 20_000,
-    max_gradient_norm: float = 1.0,
-    objective: Objective = RECONSTRUCTION,
-    log_every: int = 50,
-    progress: Callable[[dict[str, float]], None] | None = None,
-) -> History:
+def train(sae: SparseAutoencoder, batches: Stream, *, steps: int, **settings: Any) -> History:
     """Trains `sae` in place on the first `steps` batches and returns what happened.
 
-    The head of the stream sets the input scale (so that centred inputs have a mean squared norm of 1) and the starting b_dec.
-    Adam; the learning rate rises linearly over the first 5 % of the steps and then falls linearly to 0. Decoder rows keep unit
-    norm, and the part of their gradient along themselves is removed. The same stream gives the same weights.
+    settings: fields of `Run` (objective, learning_rate, hook …) and arguments of `train_many` (directory, progress …).
 
-    batches: tensors [row d_in], or activation batches, of which `hook` is taken.
-    dead_after: tokens without firing after which a latent counts as dead and AuxK trains it.
-    progress: called with each row of the history.
-
-    Raises TrainingError for an empty or too short stream, rows of another size, non-finite rows, and a loss that is no number;
-    the autoencoder then holds the weights of the last good step.
+    Raises as `train_many` does.
     """
-    if steps < 1:
-        raise TrainingError(f"steps={steps} trains nothing; use 1 or more")
-    rate = default_learning_rate(sae.d_in) if learning_rate is None else learning_rate
-    stream = _calibrated(sae, (_checked(sae, rows_of(batch, hook), index) for index, batch in enumerate(batches)))
-    optimizer = RowAdam(sae, unit_decoder=objective.unit_decoder, max_gradient_norm=max_gradient_norm)
-    since_fired = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_dec.device)
-    history, window, tokens, done = History(), _Window(), 0, 0
-    with fast_float32(sae.W_dec.device):
-        for step, rows in enumerate(islice(stream, steps)):
-            scaled = rows * sae.scale
-            outcome = objective(sae, scaled, scaled, Moment(step / steps, since_fired >= dead_after, 0.0))
-            if not math.isfinite(outcome.loss.item()):
-                raise TrainingError(
-                    f"the loss became {outcome.loss.item()} at batch {step} (token {tokens}); lower learning_rate={rate:.3g}, "
-                    "or look for outliers in that batch"
-                )
-            outcome.loss.backward()
-            optimizer.step(rate * schedule(step, steps))
-            since_fired = torch.where(outcome.fired > 0, 0, since_fired + len(rows))
-            tokens, done = tokens + len(rows), step + 1
-            window.add(outcome, scaled)
+    of_run = {field.name: settings.pop(field.name) for field in fields(Run) if field.name in settings}
+    return train_many({NAME: Run(sae=sae, **of_run)}, batches, steps=steps, **settings)[NAME]
+
+
+def train_many(
+    runs: Mapping[str, Run],
+    batches: Stream,
+    *,
+    steps: int,
+    log_every: int = 50,
+    progress: Progress | None = None,
+    directory: str | Path | None = None,
+    checkpoint_every: int = 1000,
+    resume: bool = False,
+) -> dict[str, History]:
+    """Trains the autoencoder of every run in place, all on the same first `steps` batches, and returns what happened to each.
+
+    The head of the stream sets the input scale (so that centred inputs have a mean squared norm of 1) and the starting b_dec.
+    Each batch is read, checked and scaled once for all runs that read the same hooks. The same stream gives the same weights,
+    whatever else is trained beside.
+
+    directory: where to write `log.jsonl` and checkpoints: every `checkpoint_every` steps, at the end, and on SIGINT or SIGTERM,
+        after which KeyboardInterrupt or TrainingError is raised.
+    resume: go on from the last checkpoint in `directory`, if there is one; the end is then bit-equal, on a CPU, to that of a
+        training that was never interrupted.
+
+    Raises TrainingError for an empty or too short stream, rows of another size, non-finite rows, and a loss or gradient that is
+    no number; the autoencoders then hold the weights of the last good step. Raises StoreError, before anything is trained, for
+    a directory that cannot be written, holds a training already (without `resume`), or one with other settings (with it).
+    """
+    if min(steps, log_every, checkpoint_every) < 1 or not runs:
+        counts = f"steps={steps}, log_every={log_every}, checkpoint_every={checkpoint_every}"
+        raise TrainingError(f"{counts} and {len(runs)} runs train nothing; use 1 or more of each")
+    learners = [Learner(name, run, steps) for name, run in runs.items()]
+    with ExitStack() as stack:
+        folder = None
+        if directory is not None:
+            folder = stack.enter_context(TrainingFolder(directory, _settings(learners, steps), resume=resume))
+        interruption = stack.enter_context(Interruption(active=folder is not None))
+        stack.enter_context(fast_float32(learners[0].run.sae.W_dec.device))
+        start, last_row = _restored(learners, folder)
+        for done, row in _steps(learners, batches, start, steps, last_row):
             if done % log_every == 0 or done == steps:
-                dead = float((since_fired >= dead_after).double().mean())
-                at = {"step": done, "tokens": tokens, "dead": dead, "learning_rate": rate * schedule(step, steps)}
-                history.rows.append(at | window.close())
-                if progress is not None:
-                    progress(history.last)
+                _report(learners, done, progress, folder)
+            if folder is not None and (done % checkpoint_every == 0 or done == steps or interruption.requested):
+                folder.save(done, {"last_row": row, "learners": [learner.state() for learner in learners]})
+                interruption.act(f"stopped after step {done} of {steps}, which {folder.path} holds; pass resume=True to go on")
+    for learner in learners:
+        learner.finish()
+    return {learner.name: learner.history for learner in learners}
+
+
+def _steps(
+    learners: list[Learner], batches: Stream, start: int, steps: int, last_row: Tensor | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Takes the steps from `start` on; after each, gives their number and the first row of the batch, by which to know it."""
+    if start == steps:
+        return
+    sharing = _by_feed(learners)
+    stream = enumerate(entered(batches, max(0, start - 1)), start=max(0, start - 1))
+    if last_row is None:
+        stream = _measured(sharing, stream)
+    else:
+        _check_place(sharing, stream, last_row)
+    done = start
+    for index, batch in islice(stream, steps - start):
+        fed = [(feed.rows(batch, index), group) for feed, group in sharing]
+        for rows, group in fed:
+            for learner in group:
+                learner.step(rows, index)
+        done = index + 1
+        yield done, fed[0][0].inputs[0]
     if done < steps:
         raise TrainingError(f"the stream ended after {done} of {steps} batches; pass steps={done}, or a longer stream")
-    return history
 
 
-def schedule(step: int, steps: int) -> float:
-    """The factor on the learning rate at one step: a linear rise over `WARMUP` of the steps, a linear fall to 0."""
-    return min((step + 1) / max(1.0, WARMUP * steps), (steps - step) / steps)
+def _by_feed(learners: list[Learner]) -> list[tuple[Feed, list[Learner]]]:
+    """Learners that read the same rows, together."""
+    groups: dict[Any, list[Learner]] = {}
+    for learner in learners:
+        groups.setdefault(Feed.key(learner.run.sae, learner.run.hook, learner.run.target), []).append(learner)
+    return [(Feed(group[0].run.sae, group[0].run.hook, group[0].run.target), group) for group in groups.values()]
 
 
-def _checked(sae: SparseAutoencoder, rows: Tensor, index: int) -> Tensor:
-    rows = sae.checked(rows).to(sae.W_dec.device)
-    if rows.ndim != 2:
-        raise TrainingError(
-            f"batch {index} has shape {tuple(rows.shape)}; training wants rows [row d]: flatten batch and position first"
-        )
-    bad = int((~rows.isfinite()).sum())
-    if bad:
-        raise TrainingError(
-            f"batch {index} holds {bad} non-finite values of {rows.numel()}; drop those rows, or cache the layer in a wider type"
-        )
-    return rows
-
-
-@torch.no_grad()
-def _calibrated(sae: SparseAutoencoder, stream: Iterator[Tensor]) -> Iterable[Tensor]:
-    """Measures scale and mean on the head of the stream, and gives the whole stream back, head included."""
-    head: list[Tensor] = []
-    while sum(map(len, head)) < CALIBRATION and (rows := next(stream, None)) is not None:
-        head.append(rows)
+def _measured(sharing: list[tuple[Feed, list[Learner]]], stream: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """Measures the scales on the head of the stream, and gives the whole stream back, head included."""
+    head, size = [], 0
+    while size < CALIBRATION and (item := next(stream, None)) is not None:
+        head.append(item)
+        size += sharing[0][0].count(item[1])
     if not head:
         raise TrainingError(
             "the stream of activations is empty; check the corpus and the hook, or pass a list if the iterator was used up"
         )
-    sample = torch.cat(head).double()
-    spread = (sample - sample.mean(0)).square().sum(1).mean().sqrt()
-    sae.scale.fill_(1.0 if spread == 0 else 1 / float(spread))
-    sae.scale_out.copy_(sae.scale)
-    sae.b_dec.copy_(sample.mean(0) * sae.scale)
+    for feed, learners in sharing:
+        feed.measure([batch for _, batch in head], [learner.run.sae for learner in learners])
     return chain(head, stream)
 
 
-class _Window:
-    """Sums over the steps since the last row of the history."""
+def _check_place(sharing: list[tuple[Feed, list[Learner]]], stream: Iterator[tuple[int, Any]], last_row: Tensor) -> None:
+    """Reads the last batch before the checkpoint and raises TrainingError unless it is the one that was trained on."""
+    for feed, learners in sharing:
+        feed.adopt(learners[0].run.sae)
+    index, batch = next(stream, (None, None))
+    if index is None:
+        raise TrainingError("the stream ends before the place where training stopped; pass the same stream again")
+    row = sharing[0][0].rows(batch, index).inputs[0]
+    if not torch.allclose(row, last_row.to(row), rtol=1e-2, atol=1e-3):  # a live harvest need not be equal to the last bit
+        raise TrainingError(f"batch {index} is not the one that was trained on; pass the same stream, with the same seed")
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._sums: list[Any] = [0, 0, 0.0, 0.0, 0.0, 0.0]
 
-    def add(self, outcome: Outcome, rows: Float[Tensor, "row d"]) -> None:
-        new = (
-            len(rows),
-            int(outcome.fired.sum()),
-            outcome.loss.item() * len(rows),
-            float(outcome.error.square().sum(dtype=torch.float64)),
-            float(rows.square().sum(dtype=torch.float64)),
-            rows.sum(0, dtype=torch.float64),
-        )
-        self._sums = [old + more for old, more in zip(self._sums, new, strict=True)]
+def _restored(learners: list[Learner], folder: TrainingFolder | None) -> tuple[int, Tensor | None]:
+    """Puts the last checkpoint's state into the learners; its step, and the last row that was read."""
+    checkpoint = None if folder is None else folder.load()
+    if folder is None or checkpoint is None:
+        return 0, None
+    try:
+        for learner, state in zip(learners, checkpoint.state["learners"], strict=True):
+            learner.restore(state)
+        last_row = checkpoint.state["last_row"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise StoreError(
+            f"the checkpoint of step {checkpoint.step} in {folder.path} holds another state than this version writes ({error}); "
+            "resume it with the version that wrote it, or choose another directory"
+        ) from error
+    rows = [{"run": learner.name} | row for learner in learners for row in learner.history.rows]
+    folder.restart_log(sorted(rows, key=lambda row: row["step"]))
+    return checkpoint.step, last_row
 
-    def close(self) -> dict[str, float]:
-        """The figures of the window; starts the next one."""
-        tokens, active, loss, error, squares, total = self._sums
-        spread = squares - float(total.square().sum()) / tokens
-        now = time.perf_counter()
-        figures = {
-            "loss": loss / tokens,
-            "fvu": error / spread if spread > 0 else math.nan,
-            "l0": active / tokens,
-            "tokens_per_second": tokens / (now - self._start),
-        }
-        self.__init__()
-        return figures
+
+def _report(learners: list[Learner], done: int, progress: Progress | None, folder: TrainingFolder | None) -> None:
+    rows = {learner.name: learner.report(done) for learner in learners}
+    if folder is not None:
+        folder.log([{"run": name} | row for name, row in rows.items()])
+    if progress is not None:
+        for name, row in rows.items():
+            progress(name, row)
+
+
+def _settings(learners: list[Learner], steps: int) -> dict[str, Any]:
+    """What a training is, as plain values: what must be the same when it is resumed."""
+    return {"steps": steps, "runs": {learner.name: learner.run.plain() for learner in learners}}

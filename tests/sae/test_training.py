@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from interp.errors import TrainingError
-from interp.sae import objectives, training
+from interp.sae import feeds, objectives, training
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
-from interp.sae.batches import shuffled
-from interp.sae.evaluation import recovery
+from interp.sae.learner import Run
+from interp.sae.recovery import recovery
 from interp.sae.synthetic import planted
 
 
@@ -56,11 +56,25 @@ def test_training_is_the_same_every_time_and_leaves_the_global_generator_alone()
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Dense(objectives.Reconstruction):
+    """The same loss through dense matrices and autograd alone."""
+
+    def __call__(self, sae, inputs, targets, moment):
+        codes = sae.activation((inputs - sae.b_dec) @ sae.W_enc + sae.b_enc)
+        error = targets - codes @ sae.W_dec - sae.b_dec
+        loss = error.square().sum(-1).mean()
+        if moment.dead.any():
+            loss = loss + objectives.AUX_WEIGHT * objectives.auxk(sae, inputs, error.detach(), moment.dead)
+        return objectives.Outcome(loss, error.detach(), (codes != 0).sum(0))
+
+
 def test_the_sparse_objective_trains_like_the_dense_reference():
     runs = {}
-    for objective in (objectives.Reconstruction(), objectives.DenseReconstruction()):
+    for objective in (objectives.Reconstruction(), Dense()):
         sae = autoencoder()
-        runs[objective] = training.train(sae, stream(60), steps=60, objective=objective, dead_after=500, log_every=20).table()
+        runs[type(objective)] = training.train(
+            sae, stream(60), steps=60, objective=objective, dead_after=500, log_every=20
+        ).table()
     sparse, dense = runs.values()
     assert sparse.loss.to_numpy() == pytest.approx(dense.loss.to_numpy(), rel=1e-3)
     assert sparse.l0.to_numpy() == pytest.approx(dense.l0.to_numpy(), rel=1e-2)
@@ -125,17 +139,18 @@ def test_the_input_scale_makes_offset_and_unit_of_the_data_irrelevant():
 
 def test_history_is_json_and_progress_sees_every_row():
     seen = []
-    history = training.train(autoencoder(), stream(25), steps=25, log_every=10, progress=seen.append)
-    assert json.loads(json.dumps(history.rows)) == seen
+    history = training.train(
+        autoencoder(), stream(25), steps=25, log_every=10, progress=lambda run, row: seen.append({"run": run} | row)
+    )
+    assert json.loads(json.dumps([{"run": "sae"} | row for row in history.rows])) == seen
     assert [row["step"] for row in seen] == [10, 20, 25]
     assert history.last["tokens"] == 25 * 128 and 0 < history.last["l0"] <= 2
-    assert set(seen[0]) == {"step", "tokens", "dead", "learning_rate", "loss", "fvu", "l0", "tokens_per_second"}
-
-
-def test_the_learning_rate_rises_then_falls_to_nothing():
-    factors = [training.schedule(step, 1000) for step in range(1000)]
-    assert factors.index(max(factors)) in range(45, 50)
-    assert factors[0] == pytest.approx(0.02) and factors[-1] == pytest.approx(0.001)
+    spent = {"tokens_per_second", "seconds_left"}
+    assert (
+        set(history.last) == {"step", "tokens", "dead", "learning_rate", "sparsity", "loss", "fvu", "l0", "gradient_norm"} | spent
+    )
+    left = [row["seconds_left"] * row["tokens_per_second"] for row in seen]
+    assert left == pytest.approx([15 * 128, 5 * 128, 0])
 
 
 def test_activation_batches_give_the_rows_of_their_hook():
@@ -148,14 +163,53 @@ def test_activation_batches_give_the_rows_of_their_hook():
         training.train(autoencoder(), [SimpleNamespace(activations={"a": rows[0], "b": rows[0]})], steps=1, hook="c")
 
 
-def test_a_shuffle_buffer_gives_every_row_once_in_full_batches():
-    rows = torch.arange(1000.0)[:, None]
-    out = list(shuffled(rows.split(70), rows=64, buffer=300))
-    flat = torch.cat(out).flatten()
-    assert {len(batch) for batch in out} == {64}
-    assert len(flat) == 1000 // 64 * 64 == len(flat.unique())
-    assert not torch.equal(flat, flat.sort().values)
-    assert torch.equal(torch.cat(list(shuffled(rows.split(70), rows=64, buffer=300))).flatten(), flat)
+def test_sorting_latents_by_how_often_they_fire_only_renumbers_them():
+    rows = stream()
+    sorted_, plain = autoencoder(), autoencoder()
+    training.train(sorted_, rows, steps=30, objective=objectives.Reconstruction(resort_every=10))
+    training.train(plain, rows, steps=30)
+    torch.testing.assert_close(sorted_(rows[0]), plain(rows[0]), rtol=1e-3, atol=1e-4)
+    fired = [(sae.encode(torch.cat(rows[20:])) > 0).sum(0) for sae in (sorted_, plain)]
+    assert (fired[0][:8].double().mean() > 1.5 * fired[0][-8:].double().mean()) and sorted(fired[0]) == sorted(fired[1])
+
+
+def test_runs_that_read_different_hooks_share_a_stream():
+    rows = stream()
+    batches = [SimpleNamespace(activations={"a": x, "b": -3 * x}) for x in rows]
+    runs = {name: Run(sae=autoencoder(), hook=name) for name in ("a", "b")}
+    training.train_many(runs, batches, steps=30)
+    for name, factor in (("a", 1), ("b", -3)):
+        alone = autoencoder()
+        training.train(alone, [factor * x for x in rows], steps=30)
+        assert torch.equal(runs[name].sae.W_enc, alone.W_enc)
+    assert not torch.equal(runs["a"].sae.W_enc, runs["b"].sae.W_enc)
+
+
+def test_each_batch_is_read_once_for_a_whole_sweep(monkeypatch):
+    read = []
+    rows = feeds.Feed.rows
+    monkeypatch.setattr(feeds.Feed, "rows", lambda self, batch, index: read.append(index) or rows(self, batch, index))
+    training.train_many({f"k={k}": Run(sae=autoencoder(k=k)) for k in (1, 2, 4)}, stream(), steps=30)
+    assert read == list(range(30))
+
+
+def test_a_transcoder_finds_what_is_written_for_planted_features():
+    truth = planted(64, 32, commonest=0.05, rarest=0.02)
+    turned = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(0))).Q[:, :24]
+    sae = SparseAutoencoder(32, 64, activation=TopK(3), d_out=24)
+    control = recovery(sae.W_dec, F.normalize(truth.dictionary @ turned, dim=1))[0]
+    history = training.train(sae, [(x, x @ turned) for x in truth.batches(512, 400)], steps=400)
+    assert recovery(sae.W_dec, F.normalize(truth.dictionary @ turned, dim=1))[0] > 0.85 > 0.65 > control
+    assert history.last["fvu"] < 0.3
+
+
+def test_a_crosscoder_reads_its_hooks_side_by_side():
+    batches = [SimpleNamespace(activations={"early": x, "late": 50 * x.flip(1)}) for x in stream(60)]
+    sae = SparseAutoencoder(32, 32, activation=TopK(2), parts={"early": 16, "late": 16})
+    history = training.train(sae, batches, steps=60, hook=("early", "late"))
+    early, late = sae.W_dec.detach().split(16, dim=1)
+    assert history.last["fvu"] < 0.5
+    assert float(F.cosine_similarity(early, late.flip(1), dim=1).mean()) > 0.6
 
 
 @pytest.mark.parametrize(
@@ -163,8 +217,8 @@ def test_a_shuffle_buffer_gives_every_row_once_in_full_batches():
     [
         ([], 3, "the stream of activations is empty"),
         (stream(2), 3, "the stream ended after 2 of 3 batches; pass steps=2, or a longer stream"),
-        (stream(2), 0, "steps=0 trains nothing"),
-        ([torch.zeros(9, 5)], 1, r"shape \(9, 5\).* d_in=16"),
+        (stream(2), 0, "steps=0, .* train nothing; use 1 or more of each"),
+        ([torch.zeros(9, 5)], 1, r"batch 0 of shape \(9, 5\).* d_in=16"),
         ([torch.zeros(2, 3, 16)], 1, r"batch 0 has shape \(2, 3, 16\); training wants rows"),
         ([stream(1)[0], torch.full((4, 16), float("inf"))], 2, "batch 1 holds 64 non-finite values of 64"),
         ([torch.zeros(4, 16, dtype=torch.int64)], 1, "torch.int64"),
@@ -183,6 +237,6 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_touched():
 
     sae = autoencoder()
     before = F.normalize(sae.W_dec.detach().clone(), dim=1)
-    with pytest.raises(TrainingError, match=r"the loss became nan at batch 0 \(token 0\); lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"the loss of sae became nan at batch 0 \(token 0\); lower learning_rate"):
         training.train(sae, stream(2), steps=2, objective=Broken())
     torch.testing.assert_close(sae.W_dec.detach(), before)
