@@ -30,6 +30,12 @@ COMMANDS = {
     "harvest": "run a model over text and store its activations",
     "activations": "what is in a store of activations",
     "probe": "probes on stored activations, as a report",
+    "neurons": "what the MLP neurons of a model read, write and store, as a report",
+    "train-sae": "train sparse autoencoders, transcoders or crosscoders",
+    "eval-sae": "how good an autoencoder is, beside controls, as a report",
+    "features": "what the features of an autoencoder respond to and write, as a report",
+    "convert-sae": "an autoencoder's files in another library's layout",
+    "bench": "how fast autoencoders train here",
     "doctor": "what is installed here, and what is missing",
 }
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -83,7 +89,7 @@ def _dispatch(arguments: list[str]) -> Answer:
 
         kind = "flag" if name.startswith("-") else "command"
         raise ConfigError(f"unknown {kind} {name!r}{did_you_mean(name, COMMANDS)}; `interp --help` lists all commands")
-    module = importlib.import_module(f"interp.commands.{name}")
+    module = importlib.import_module(f"interp.commands.{name.replace('-', '_')}")
     return module.main(rest, prog=f"interp {name}")
 
 

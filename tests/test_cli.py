@@ -251,3 +251,52 @@ def test_a_reader_that_stops_early_is_no_fault():
     assert done.returncode == 0
     assert done.stdout.startswith("usage: interp harvest")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_autoencoders_are_trained_scored_read_and_converted(capsys, toy, tmp_path):
+    few = ("--corpus", "stdlib:heldout", "--max-tokens", "16000", "--device", "cpu", "--out", "reports")
+    hook = ("--hook", "blocks.1.hook_resid_post", "--corpus", "stdlib:heldout", "--device", "cpu")
+    size = ("--d-sae", "256", "--tokens", "12800", "--batch", "256", "--l0", "8")
+    code, out, err = interp("train-sae", "--out", "sae", *hook, *size, "--arch", "topk", "batchtopk", capsys=capsys)
+    assert code == 0, err
+    assert re.search(r"^topk +12,?800 +0\.\d+ +8", out, re.M) and "saved: sae/{topk,batchtopk}" in out
+    code, out, err = interp("eval-sae", "sae/topk", *few, "--spliced", "1", "--probed", "1500", capsys=capsys)
+    assert code in (0, 1), err
+    assert "SAE.explained" in out and "SAE.loss-recovered" in out and "SAE.features-labels" in out
+    code, out, err = interp("features", "sae/batchtopk", *few, "--token", "(", "--shown", "6", capsys=capsys)
+    assert code in (0, 1), err
+    assert "FEATURES.rules" in out and "the rules of 6 features" in out
+    code, out, err = interp("convert-sae", "sae/topk", "theirs", "--to", "sparsify", capsys=capsys)
+    assert code == 0 and (tmp_path / "theirs" / "sae.safetensors").exists(), err
+
+
+@pytest.mark.slow
+def test_planted_features_are_trained_on_and_scored_against_their_dictionary(capsys, toy):
+    size = ("--d-sae", "64", "--tokens", "102400", "--l0", "2", "--device", "cpu")
+    code, out, err = interp("train-sae", "--out", "sae", "--synthetic", "tiny", *size, capsys=capsys)
+    assert code == 0 and "mmcs" in out and "found" in out, err
+    code, out, err = interp("eval-sae", "sae", "--device", "cpu", "--quick", capsys=capsys)
+    assert code == 0, err
+    assert re.search(r"PASS +SAE\.mmcs +0\.9", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say what to read: --hook blocks.2.hook_resid_post, or --store, or --synthetic"),
+        (("--synthetic", "smal"), "there is no preset 'smal' (did you mean small?)"),
+        (("--synthetic", "tiny", "--hook", "x"), "--synthetic makes its own rows; leave out --hook, --target and --store"),
+        (
+            ("--synthetic", "tiny", "--tokens", "9"),
+            "--tokens 9 is less than one batch of 1024; give more tokens or a smaller --batch",
+        ),
+        (("--synthetic", "tiny", "--l0", "2", "2"), "asked for twice; give every value once"),
+        (("--synthetic", "tiny", "--arch", "topkk"), "no architecture is called 'topkk' (did you mean topk?)"),
+        (("--hook", "a", "b", "--target", "c"), "a transcoder reads one hook, and --hook names 2"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_before_it_starts(arguments, said, capsys, toy):
+    code, _, err = interp("train-sae", "--out", "sae", "--device", "cpu", *arguments, capsys=capsys)
+    assert code == 2 and one_line(err) and said in err
+    assert not Path("sae").exists()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,6 @@ from interp.experiment import discovery
 
 if TYPE_CHECKING:
     from interp.report import Report
-    from interp.text.stdlib import Document
-    from interp.text.tokenizer import Tokenizer
 
 ID = "PROBE"
 LABELS = ("docstring", "string", "comment", "in_call", "name_seen", "bracket_depth", "indent_depth")
@@ -74,16 +72,8 @@ def run(config: Config, report: Report) -> None:
     experiment.source(f"model {header.model}", header.model_fingerprint)
     experiment.source(f"corpus {header.corpus}", header.corpus_revision)
     with experiment.stage("label the tokens"):
-        table = LabelTable.build(_first(corpus.documents(), tokenizer, store.rows), tokenizer, names=config.labels)
+        table = LabelTable.build(corpus.up_to(store.rows, tokenizer), tokenizer, names=config.labels)
     with experiment.stage("fit the probes"):
         found = probes.probe_store(store, hook, table.rows, k=config.k, max_rows=config.max_rows, seed=config.seed)
     probes.fill_report(report, found, hook=hook, at_least=config.at_least)
 
-
-def _first(documents: Iterable[Document], tokenizer: Tokenizer, tokens: int) -> Iterator[Document]:
-    """The documents that the first so many tokens of a corpus lie in."""
-    for document in documents:
-        if tokens <= 0:
-            return
-        tokens -= len(tokenizer.encode(document.text).ids)
-        yield document

@@ -19,6 +19,7 @@ from typing import Any
 from interp.errors import CorpusError
 from interp.text import stdlib
 from interp.text.stdlib import Document
+from interp.text.tokenizer import Tokenizer
 
 SUFFIXES = (".txt", ".py", ".jsonl", ".parquet")
 """Files that can be read, alone or in a folder."""
@@ -45,6 +46,19 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         return self.documents()
+
+    def up_to(self, tokens: int, tokenizer: Tokenizer) -> Corpus:
+        """Its first documents, as many as it takes to hold so many tokens."""
+
+        def first() -> Iterator[Document]:
+            left = tokens
+            for document in self.documents():
+                if left <= 0:
+                    return
+                left -= len(tokenizer.encode(document.text).ids)
+                yield document
+
+        return Corpus(self.name, self.revision, first)
 
 
 def resolve(spec: str | Path | Iterable[str] | Iterable[Document]) -> Corpus:

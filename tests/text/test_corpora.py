@@ -13,6 +13,7 @@ from interp.errors import CorpusError
 from interp.text import corpora, stdlib
 from interp.text.corpora import Corpus, resolve
 from interp.text.stdlib import Document
+from interp.text.tokenizer import FastTokenizer
 
 TEXTS = ["one", "two\nlines", "naïve 😀"]
 
@@ -285,3 +286,13 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         "hf:org/name cannot be reached (Couldn't reach 'org/name' on the Hub); "
         "check the name, go online, or give hf:/folder of a local data set"
     )
+
+
+def test_the_head_of_a_corpus_is_as_many_documents_as_hold_the_tokens(tokenizer: FastTokenizer) -> None:
+    corpus = resolve(["abc", "defg", "hi"])
+    one, two, three = (len(tokenizer.encode(document.text).ids) for document in corpus)
+    wanted = {0: 0, 1: 1, one: 1, one + 1: 2, one + two: 2, one + two + 1: 3, one + two + three + 9: 3}
+    for tokens, documents in wanted.items():
+        head = corpus.up_to(tokens, tokenizer)
+        assert [document.text for document in head] == ["abc", "defg", "hi"][:documents] == [document.text for document in head]
+        assert head.revision == corpus.revision
