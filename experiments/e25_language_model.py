@@ -15,17 +15,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp import association, experiment, figures, pages, stats
+from interp import association, experiment, figures, neuron_pages, pages, probes, rules, stats
 from interp.activations import ActivationBatch, ActivationStore, harvest, harvest_to_store, summary
 from interp.heads import ablation, patterns
 from interp.measurement import Measurement
-from interp.mlp import neurons
+from interp.mlp.keys import triggers
 from interp.models.hooked import SHIPPED, Edit, Model
 from interp.report import AttentionView, Report, TokenView
 from interp.sae import evaluation, features, training
+from interp.sae.absorption import absorption
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.batches import epochs
@@ -38,6 +40,7 @@ ID = "E25"
 OURS = "target of this report"
 RANDOM, AGAIN, UNTRAINED = "random directions", "other random directions", "untrained model"
 KINDS = ("previous_token", "induction", "duplicate_token", "bos_sink")
+FAMILIES = ("keyword", "operator", "name", "string", "comment", "number", "self", "builtin", "attribute")  # with special cases
 ROWS = 1024  # in a training batch of the autoencoder
 EXCERPT = ("queue.py", 1084, 96)  # a held-out document, its first token shown, and how many: three methods of Queue
 
@@ -51,7 +54,7 @@ class Config:
     steps: int = 1200  # training steps of the autoencoder
     prompts: int = 64  # rows of repeated random tokens
     spliced: int = 6  # held-out batches of 16 rows on which the loss recovered is measured
-    neuron_tokens: int = 12_000  # held-out tokens on which neurons are scored
+    neuron_tokens: int = 12_000  # held-out tokens on which neurons and probes are scored
     shown: int = 384  # features in the dashboard
     seed: int = 0
 
@@ -332,9 +335,19 @@ def report_neurons(
     claim_gain(config, report, "neurons-random", f"{words} random directions, in F1, by", scored, RANDOM)
     claim_gain(config, report, "neurons-untrained", f"{words} neurons of the untrained model, by", scored, UNTRAINED)
     report_labels(report, "neuron", scored)
-    own = scored.query("source == 'columns'")
-    found = neurons.triggers(seen, top=12)[config.neurons]
-    report.view(pages.neuron_dashboard(model, config.layer, text, active.numpy(), found, own))
+    own = scored.query("source == 'columns'").sort_values("f1", ascending=False)
+    shown = own.column.unique()[:64]
+    values = active[:, shown.tolist()].numpy()
+    explained = explain(config, text, rules.strongest(values), shown)
+    found = triggers(seen, top=12)[config.neurons]
+    report.view(neuron_pages.dashboard(model, config.layer, text, found, shown, values, best=own, explained=explained))
+
+
+def explain(config: Config, text: LabelledText, fires: sparse.csc_array, columns: np.ndarray) -> pd.DataFrame:
+    """Rules over labels and nearby tokens for some columns, named by their numbers."""
+    known = rules.conditions(text.tokens, text.document, text.labels, text.vocabulary)
+    found = rules.explain(fires, known, text.document, seed=config.seed)
+    return found.assign(column=columns[found.column])
 
 
 def columns(seen: list[ActivationBatch], hook: str) -> Tensor:
@@ -425,7 +438,9 @@ def report_autoencoder(
         quality, recovered = evaluation.evaluate(one, seen, hook=config.hook), kept[name]
         shares = {"CE recovered": recovered.ce.value, "KL recovered": recovered.kl.value, "by the mean": recovered.ce_mean.value}
         rows.append(
-            {"features": name, "L0": quality.l0, "FVU": quality.fvu, "dead": quality.dead, "L2 ratio": quality.l2_ratio} | shares
+            {"features": name, "L0": quality.l0.value, "FVU": quality.fvu.value}
+            | {"dead": quality.dead, "L2 ratio": quality.l2_ratio.value}
+            | shares
         )
     size = f"{kept['trained'].tokens:,} tokens"
     caption = f"On held-out text. Recovered: share of the cross-entropy and KL divergence that zero ablation costs, on {size}."
@@ -465,6 +480,7 @@ def report_features(
     claim_gain(config, report, "features-random", f"{words} random directions, in F1, by", scored, RANDOM)
     claim_gain(config, report, "features-untrained", f"{words} features of the untrained model, by", scored, UNTRAINED)
     report_labels(report, "feature", scored)
+    report_families(config, report, text, here, sae, own, {name: others[name] for name in (RANDOM, UNTRAINED)})
     best = scored.query("source == 'columns'")
     alive = np.setdiff1d(np.flatnonzero(np.diff(own.indptr)), best.column)
     others_shown = stats.generator(config.seed, "features shown").permutation(alive)
@@ -473,8 +489,59 @@ def report_features(
         book = features.collect(
             sae, seen, hook=config.hook, features=shown, top=10, per_quantile=3, negatives=3, seed=config.seed
         )
-    title = f"Features of {config.hook}"
-    report.view(pages.feature_dashboard(model, sae, text, own, book, best, title=title))
+    with experiment.stage("explain the features"):
+        explained = explain(config, text, own[:, shown], shown)
+        random = explain(config, text, others[RANDOM][:, shown], shown)
+    claim_rules(config, report, explained, random)
+    report.view(pages.feature_dashboard(model, sae, config.hook, text, own, book, best, explained))
+
+
+def report_families(
+    config: Config,
+    report: Report,
+    text: LabelledText,
+    here: Tensor,
+    sae: SparseAutoencoder,
+    own: sparse.csc_array,
+    controls: dict[str, sparse.csc_array],
+) -> None:
+    """How well a few features tell labels that have special cases, and how much of these labels features of the cases swallow."""
+    with experiment.stage("probe few features"):
+        some = np.sort(stats.generator(config.seed, "probe rows").choice(len(here), config.neuron_tokens, replace=False))
+        labels, groups = {name: text.labels[name][some] for name in FAMILIES}, text.document[some]
+        dense = {name: codes[some].toarray() for name, codes in controls.items()}
+        probed = probes.probe(own[some].toarray(), labels, groups, k=5, controls=dense, seed=config.seed, resamples=10)
+        directions = sae.W_dec.detach().numpy()
+        absorbed = absorption(here[some].numpy(), own[some], directions, labels, groups, seed=config.seed)
+    wide = probed.pivot(index="label", columns="source", values="score").rename(columns={"activations": "features"})
+    caption = "AUROC of logistic probes on 5 features of the autoencoder, on other documents, beside the same probes on controls."
+    report.table("sparse-probes", wide.reset_index(), caption=caption)
+    caption = (
+        "Absorption: where a label holds, the share of it that is told not by its own features but by more special ones; "
+        "full: the share of tokens on which its own features are silent and one other tells it."
+    )
+    report.table("absorption", absorbed.drop(columns="main", errors="ignore"), caption=caption)
+
+
+def claim_rules(config: Config, report: Report, explained: pd.DataFrame, random: pd.DataFrame) -> None:
+    """Short rules say when features fire, and not only on the documents they were searched on."""
+
+    def gain(found: pd.DataFrame) -> stats.Estimate:
+        precision = found.pivot(index="column", columns="source", values="precision")
+        return stats.bootstrap(precision["columns"] - precision["shuffled"], seed=config.seed)
+
+    report.claim(
+        "features-rules",
+        f"on other documents the rules of {explained.column.nunique()} features are right more often than shuffled ones', by",
+        gain(explained),
+        at_least=0.3,
+        unit="precision",
+        source=OURS,
+        control=gain(random),
+        control_text="rules of random directions",
+    )
+    caption = "When features fire, as rules over token labels and nearby tokens, scored on documents they were not searched on."
+    report.table("feature-rules", explained.query("source == 'columns'").drop(columns="source"), caption=caption)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "interp"
 FLOORS = [
     {"errors", "names", "__init__"},
-    {"stats", "streaming", "measurement", "association", "metrics"},
+    {"stats", "streaming", "measurement", "association", "rules", "metrics"},
     {"text", "tasks"},
     {"models"},
     {"activations"},
     {"heads", "mlp", "sae", "probes", "superposition"},
-    {"figures", "report", "pages"},
+    {"figures", "report", "pages", "neuron_pages"},
     {"experiment", "commands", "cli", "__main__"},
 ]
 SHARED = {1, 6, 7}

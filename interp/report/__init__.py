@@ -10,7 +10,7 @@ Must not know: models, tensors, how any number was made.
 """
 
 from interp.report.claims import Claim, Target, Value, Verdict
-from interp.report.features import Example, Feature, FeatureDashboard
+from interp.report.features import Example, Feature, FeatureDashboard, Rule
 from interp.report.files import write
 from interp.report.index import rebuild_index
 from interp.report.report import Report
@@ -23,6 +23,7 @@ __all__ = [
     "Feature",
     "FeatureDashboard",
     "Report",
+    "Rule",
     "Target",
     "TokenView",
     "Value",

@@ -1,6 +1,8 @@
 """The feature dashboard: what each direction, unit or neuron responds to, and what it writes.
 
 It serves SAE features and MLP neurons alike (`noun="neuron"`). It takes plain numbers and display strings (see views.py).
+What search and sort need of every feature is the index, and always in the page. The rest is read one feature at a time: it is in
+the page up to `INLINE` features, and in files beside it, `SHARD` features each, above.
 
 Must not know: models, tensors, autoencoders, HTML.
 """
@@ -18,7 +20,11 @@ from interp.report import payload
 from interp.report.claims import check_slug
 from interp.report.views import Numbers, View
 
-MAX_FEATURES = 4096
+INLINE = 4096
+"""Features whose examples fit in one page."""
+
+SHARD = 256
+"""Features in one file beside the page."""
 
 Numbered = Sequence[tuple[SupportsInt, SupportsFloat]]  # (token or feature id, value)
 Named = Sequence[tuple[str, SupportsFloat]]
@@ -42,6 +48,17 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rule:
+    """When a feature fires, in words, and how well that holds on text it was not made on, beside a shuffled feature's rule."""
+
+    text: str
+    precision: SupportsFloat
+    recall: SupportsFloat
+    null_precision: SupportsFloat
+    null_recall: SupportsFloat
+
+
+@dataclass(frozen=True, kw_only=True)
 class Feature:
     """All that is shown of one feature.
 
@@ -50,8 +67,9 @@ class Feature:
     boosted, suppressed: (token id, change of logit), strongest first.
     neighbours: by measure ("decoder cosine", "co-activation"), (feature id, value), nearest first.
     labels: (label, score), best first; the dashboard says which score.
-    attribution: (what, share) of its decoder direction, such as ("L1H3", 0.2).
+    attribution: (what, value) of its decoder direction, such as ("L1H3", 0.2); the dashboard says which measure.
     metrics: any further numbers, by name: shown, searched ("auroc>0.9") and sorted by.
+    rule, explanation: when it fires, as a rule with its scores, and in a sentence without any.
     """
 
     id: SupportsInt
@@ -64,17 +82,19 @@ class Feature:
     labels: Named = ()
     attribution: Named = ()
     metrics: Mapping[str, SupportsFloat] = field(default_factory=dict)
+    rule: Rule | None = None
     explanation: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureDashboard(View):
-    """Browse features one at a time; at most 4096 in one page.
+    """Browse features one at a time.
 
     vocabulary: display string of every token id that occurs.
     noun: what one of them is called; also the permalink, `#feature=123`, unless `name` says otherwise.
     tokens_scanned, dead: the honest sampling line: how much text was read, how many features never fired on it.
-    label_score: the name of the score in `Feature.labels`, e.g. "AUROC".
+    total: how many features there are, where only some are shown.
+    label_score, attribution_score: the names of the numbers in `Feature.labels` and `Feature.attribution`, e.g. "AUROC".
     """
 
     kind: ClassVar[str] = "features"
@@ -85,7 +105,9 @@ class FeatureDashboard(View):
     vocabulary: Sequence[str]
     tokens_scanned: int
     dead: int
+    total: int | None = None
     label_score: str = "score"
+    attribution_score: str = "decoder attribution"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", check_slug(self.name or self.noun.lower().replace(" ", "-"), what="view"))
@@ -93,46 +115,80 @@ class FeatureDashboard(View):
 
     def payload(self) -> str:
         self._check()
-        vocabulary, columns = payload.Vocabulary(self.vocabulary), _Columns()
-        features = [self._feature(feature, vocabulary, columns) for feature in self.features]
-        header = {
+        vocabulary = payload.Vocabulary(self.vocabulary)
+        index = [self._index(feature, vocabulary) for feature in self.features]
+        header, arrays = ({}, {}) if self._shards() else self._details(self.features, vocabulary)
+        about = {
             "noun": self.noun,
             "tokensScanned": int(self.tokens_scanned),
             "dead": int(self.dead),
+            "total": self.total,
             "labelScore": self.label_score,
-            "features": features,
-            "vocabulary": vocabulary.used(),
-            "documents": list(columns.documents),
-            "groups": list(columns.groups),
+            "attributionScore": self.attribution_score,
+            "features": index,
+            "shards": list(self._shards()),
+            "shardSize": SHARD,
         }
-        return payload.pack(header, columns.arrays())
+        return payload.pack(about | {"vocabulary": vocabulary.used()} | header, arrays)
+
+    def files(self) -> dict[str, str]:
+        return {path: payload.script(self._packed(features)) for path, features in self._shards().items()}
+
+    def _shards(self) -> dict[str, Sequence[Feature]]:
+        """What is not in the page: the features of each file beside it."""
+        if len(self.features) <= INLINE:
+            return {}
+        starts = range(0, len(self.features), SHARD)
+        return {f"shards/{self.name}-{place:03d}.js": self.features[start : start + SHARD] for place, start in enumerate(starts)}
+
+    def _packed(self, features: Sequence[Feature]) -> str:
+        vocabulary = payload.Vocabulary(self.vocabulary)
+        header, arrays = self._details(features, vocabulary)
+        return payload.pack(header | {"vocabulary": vocabulary.used()}, arrays)
 
     def _check(self) -> None:
-        if not 0 < len(self.features) <= MAX_FEATURES:
-            found = f"{len(self.features)} {self.noun}s"
-            raise ReportError(f"{found} in one dashboard; it shows 1 to {MAX_FEATURES}: choose some, or make several dashboards")
+        if not self.features:
+            raise ReportError(f"0 {self.noun}s in one dashboard; give at least one")
         ids = [int(feature.id) for feature in self.features]
         if len(set(ids)) < len(ids):
             twice = next(id for id in ids if ids.count(id) > 1)
             raise ReportError(f"{self.noun} {twice} is in the dashboard twice; give each {self.noun} once")
 
-    def _feature(self, feature: Feature, vocabulary: payload.Vocabulary, columns: _Columns) -> dict[str, Any]:
+    def _index(self, feature: Feature, vocabulary: payload.Vocabulary) -> dict[str, Any]:
+        """What search and sort need."""
         what = f"{self.noun} {feature.id}"
-        low, high = columns.add(feature.examples, vocabulary, what=what)
-        metrics = {name: _number(value, f"{what} {name}") for name, value in feature.metrics.items()}
+        peaks = [example.token_ids[focus] for example in feature.examples if (focus := _peak(example, what)) is not None]
+        written = [token for token, _ in (*feature.boosted, *feature.suppressed)]
         return {
             "id": int(feature.id),
             "density": _number(feature.density, f"{what} density"),
-            "low": low,
-            "high": high,
+            "high": payload.rounded(_range(feature, what)[1]),
+            "words": list(dict.fromkeys(vocabulary.add([*peaks, *written], what=what))),
+            "labels": _pairs(feature.labels, f"{what} labels"),
+            "metrics": {name: _number(value, f"{what} {name}") for name, value in feature.metrics.items()},
+            "rule": None if feature.rule is None else _rule(feature.rule, what),
+            "explanation": feature.explanation,
+        }
+
+    def _details(
+        self, features: Sequence[Feature], vocabulary: payload.Vocabulary
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What is read one feature at a time."""
+        columns = _Columns()
+        details = [self._detail(feature, vocabulary, columns) for feature in features]
+        return {"details": details, "documents": list(columns.documents), "groups": list(columns.groups)}, columns.arrays()
+
+    def _detail(self, feature: Feature, vocabulary: payload.Vocabulary, columns: _Columns) -> dict[str, Any]:
+        what = f"{self.noun} {feature.id}"
+        low, high = _range(feature, what)
+        columns.add(feature.examples, vocabulary, low, high, what=what)
+        return {
+            "low": payload.rounded(low),
             "histogram": _histogram(feature.histogram, what),
             "boosted": _effects(feature.boosted, vocabulary, f"{what} boosted"),
             "suppressed": _effects(feature.suppressed, vocabulary, f"{what} suppressed"),
             "neighbours": {name: _pairs(pairs, f"{what} {name}") for name, pairs in feature.neighbours.items()},
-            "labels": _pairs(feature.labels, f"{what} labels"),
             "attribution": _pairs(feature.attribution, f"{what} attribution"),
-            "metrics": metrics,
-            "explanation": feature.explanation,
         }
 
 
@@ -147,24 +203,18 @@ class _Columns:
         self._token_starts, self._feature_starts = [0], [0]
         self._rows: list[tuple[int, int, int, int]] = []
 
-    def add(self, examples: Sequence[Example], vocabulary: payload.Vocabulary, *, what: str) -> tuple[float, float]:
-        """Adds one feature's examples; returns the lowest and highest activation, between which its column is quantised."""
-        arrays = [payload.finite(example.activations, what=f"{what} activations") for example in examples]
-        low = min((float(array.min(initial=0.0)) for array in arrays), default=0.0)
-        high = max((float(array.max(initial=0.0)) for array in arrays), default=0.0)
-        for example, array in zip(examples, arrays, strict=True):
-            if array.shape != (len(example.token_ids),):
-                raise ReportError(f"{what}: an example has {len(example.token_ids)} tokens but activations {array.shape}")
+    def add(self, examples: Sequence[Example], vocabulary: payload.Vocabulary, low: float, high: float, *, what: str) -> None:
+        """Adds one feature's examples, their activations quantised between its lowest and highest."""
+        for example in examples:
             if int(example.position) < 0:
                 raise ReportError(f"{what}: an example starts at position {example.position}; expected 0 or more")
             self._tokens += vocabulary.add(example.token_ids, what=f"{what} example")
-            self._activations.append(payload.quantise(array, low, high))
+            self._activations.append(payload.quantise(_activations(example, what), low, high))
             self._token_starts.append(len(self._tokens))
             document = self.documents.setdefault(example.document, len(self.documents))
             group = self.groups.setdefault(example.group, len(self.groups))
-            self._rows.append((document, int(example.position), group, _focus(example, array, what)))
+            self._rows.append((document, int(example.position), group, _focus(example, what)))
         self._feature_starts.append(len(self._rows))
-        return payload.rounded(low), payload.rounded(high)
 
     def arrays(self) -> dict[str, np.ndarray]:
         rows = np.asarray(self._rows, np.uint32).reshape(-1, 4)
@@ -181,12 +231,38 @@ class _Columns:
         }
 
 
-def _focus(example: Example, activations: np.ndarray, what: str) -> int:
+def _activations(example: Example, what: str) -> np.ndarray:
+    array = payload.finite(example.activations, what=f"{what} activations")
+    if array.shape != (len(example.token_ids),):
+        raise ReportError(f"{what}: an example has {len(example.token_ids)} tokens but activations {array.shape}")
+    return array
+
+
+def _range(feature: Feature, what: str) -> tuple[float, float]:
+    """The lowest and highest activation among a feature's examples, and 0."""
+    arrays = [_activations(example, what) for example in feature.examples]
+    low = min((float(array.min(initial=0.0)) for array in arrays), default=0.0)
+    return low, max((float(array.max(initial=0.0)) for array in arrays), default=0.0)
+
+
+def _focus(example: Example, what: str) -> int:
+    activations = _activations(example, what)
     if example.focus is None:
         return int(activations.argmax()) if activations.size else 0
     if not 0 <= example.focus < activations.size:
         raise ReportError(f"{what}: focus {example.focus} is none of an example's {activations.size} tokens")
     return example.focus
+
+
+def _peak(example: Example, what: str) -> int | None:
+    """The token an example was chosen for, if the feature is active there."""
+    focus, activations = _focus(example, what), _activations(example, what)
+    return focus if activations.size and activations[focus] > 0 else None
+
+
+def _rule(rule: Rule, what: str) -> dict[str, Any]:
+    numbers = ("precision", "recall", "null_precision", "null_recall")
+    return {"text": rule.text} | {name: _number(getattr(rule, name), f"{what} rule {name}") for name in numbers}
 
 
 def _number(value: SupportsFloat, what: str) -> float:

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 def write(report: Report, folder: str | Path, provenance: Mapping[str, Any], *, seconds: float) -> Path:
-    """Writes report.html, result.json, figures/*.svg and data/*.csv under `folder`; returns the path of report.html.
+    """Writes report.html, result.json, figures/*.svg, data/*.csv and shards/*.js under `folder`; returns the path of report.html.
 
     provenance: rows for the foot of the page, e.g. {"command": …, "commit": …}; values are shown as text.
     Every file appears whole or not at all, and result.json last. Raises ReportError when a file cannot be written.
@@ -28,6 +28,8 @@ def write(report: Report, folder: str | Path, provenance: Mapping[str, Any], *, 
     contents = {block.path: block.csv for block in report.blocks("table")}
     for figure in report.blocks("figure"):
         contents |= {figure.path: figure.svg, figure.data.path: figure.data.csv}
+    for view in report.blocks("view"):
+        contents |= view.files
     contents["report.html"] = html.report_page(report, seconds=seconds, provenance=provenance)
     contents["result.json"] = json.dumps(result(report, seconds=seconds), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     for path, text in contents.items():

@@ -1,7 +1,8 @@
 """The page: a report, the index or one view as a single HTML file that needs nothing else and runs nothing from its data.
 
 Every value passes autoescaping after its invisible characters were made visible; scripts build the page through textContent only;
-the content policy allows this page's own style and script, by hash, and images inside the file.
+the content policy allows this page's own style and script, by hash, and images inside the file. Where a view has files beside the
+page, it allows what that script itself loads.
 
 Must not know: files on disk other than the templates, how any number was made.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from interp.errors import ReportError
 from interp.report import ledger, payload
 from interp.report.claims import VERDICTS
 from interp.report.report import Report, Table
@@ -33,7 +35,8 @@ def report_page(report: Report, *, seconds: float, provenance: Mapping[str, Any]
     """The whole of report.html. `provenance` are the rows of the foot of the page: command, commit, versions …."""
     counts = {verdict: sum(claim.verdict == verdict for claim in report.claims) for verdict in VERDICTS}
     rows = {key: str(value) for key, value in provenance.items()}
-    return _render("report.html", "report", report=report, counts=counts, seconds=seconds, provenance=rows)
+    loads = any(view.files for view in report.blocks("view"))
+    return _render("report.html", "report", loads=loads, report=report, counts=counts, seconds=seconds, provenance=rows)
 
 
 def index_page(runs: Sequence[Any], broken: Sequence[Any]) -> str:
@@ -42,7 +45,9 @@ def index_page(runs: Sequence[Any], broken: Sequence[Any]) -> str:
 
 
 def view_page(view: View) -> str:
-    """A page with one view and nothing else."""
+    """A page with one view and nothing else. Raises ReportError for a view that reads files from beside its page."""
+    if view.files():
+        raise ReportError(f"the view {view.name!r} is too large for one page; show fewer of its parts, or write it with a report")
     return _render("view.html", "report", view=view, payload=view.payload())
 
 
@@ -63,10 +68,11 @@ def csv_link(table: Table) -> str:
     return data_uri(table.csv, "text/csv") if len(table.csv) <= MAX_LINK_BYTES else table.path
 
 
-def _render(template: str, assets: str, **values: Any) -> str:
+def _render(template: str, assets: str, *, loads: bool = False, **values: Any) -> str:
     style = "\n".join(_asset(f"{name}.css") for name in _STYLES[assets])
     script = "(() => {\n'use strict';\n" + "\n".join(_asset(f"{name}.js") for name in _SCRIPTS[assets]) + "\n})();"
-    own = f"script-src '{_hash(script)}'; style-src '{_hash(style)}'"
+    loading = " 'strict-dynamic'" if loads else ""
+    own = f"script-src '{_hash(script)}'{loading}; style-src '{_hash(style)}'"
     policy = f"default-src 'none'; {own}; img-src data:; base-uri 'none'; form-action 'none'"
     page = _environment().get_template(template)
     return page.render(style=Markup(style), script=Markup(script), policy=policy, **values)

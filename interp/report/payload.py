@@ -44,6 +44,14 @@ def script_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_SCRIPT_ESCAPES)
 
 
+def script(packed: str) -> str:
+    """A payload as a file that a page can load from its own folder: a script that hands it to the element that loads it.
+
+    Pages opened from disk may not fetch files, but they may run them (templates/core.js).
+    """
+    return f'document.currentScript.payload="{packed}";'
+
+
 def quantise(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values as 256 even steps from low to high, uint8; the error is at most (high − low) / 510."""
     if high <= low:

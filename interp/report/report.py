@@ -61,10 +61,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class ViewBlock:
-    """A view and its packed payload."""
+    """A view, its packed payload, and what it reads from beside the page: files by path."""
 
     view: View
     payload: str
+    files: dict[str, str]
     kind: str = "view"
 
 
@@ -173,7 +174,7 @@ class Report:
         """Adds a view to browse. Raises ReportError for data that do not fit together and for a view name used twice."""
         packed = view.payload()
         self._take("view", view.name, view.name)
-        self._add(ViewBlock(view, packed))
+        self._add(ViewBlock(view, packed, view.files()))
 
     def blocks(self, kind: str) -> list[Any]:
         """All blocks of one kind ("table", "figure", …), in order."""

@@ -39,6 +39,10 @@ class View:
         """All the view shows, packed for the browser; raises ReportError for data that do not fit together."""
         raise NotImplementedError
 
+    def files(self) -> dict[str, str]:
+        """What the view reads from beside the page, by path; nothing for most."""
+        return {}
+
     def _repr_html_(self) -> str:
         """For Jupyter: the same view, alone in a sandboxed frame."""
         from interp.report import html  # imported late: html draws views, and views must not need it

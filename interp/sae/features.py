@@ -166,6 +166,25 @@ def logit_effects(
 
 
 @torch.no_grad()
+def head_cosines(
+    directions: Float[Tensor, "feature d_model"], outputs: Float[Tensor, "head d_head d_model"]
+) -> Float[np.ndarray, "feature head"]:
+    """How much of each direction a head can write: the cosine with the span of the rows of its W_O, 0 to 1.
+
+    About √(d_head / d_model) for a random direction.
+    """
+    span = torch.linalg.qr(outputs.detach().float().mT).Q
+    return torch.einsum("fd,hdk->fhk", F.normalize(directions.detach().float(), dim=1), span).norm(dim=2).cpu().numpy()
+
+
+@torch.no_grad()
+def head_shares(directions: Float[Tensor, "feature d_in"], n_heads: int) -> Float[np.ndarray, "feature head"]:
+    """For directions over heads laid side by side (hook_z): the share of the squared length on each head."""
+    squares = directions.detach().float().square().unflatten(1, (n_heads, -1)).sum(2)
+    return (squares / squares.sum(1, keepdim=True).clamp_min(1e-12)).cpu().numpy()
+
+
+@torch.no_grad()
 def nearest_by_decoder(sae: SparseAutoencoder, features: Sequence[int] | np.ndarray, n: int) -> list[list[tuple[int, float]]]:
     """For each feature the n latents with the most similar decoder direction (cosine), itself left out."""
     directions = F.normalize(sae.W_dec.detach(), dim=1).cpu()

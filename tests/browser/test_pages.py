@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from interp import figures
-from interp.report import AttentionView, Example, Feature, FeatureDashboard, Report, TokenView, rebuild_index, write
+from interp.report import AttentionView, Example, Feature, FeatureDashboard, Report, Rule, TokenView, rebuild_index, write
 from interp.stats import Estimate
 
 pytestmark = pytest.mark.browser
@@ -40,12 +40,35 @@ def dashboard() -> FeatureDashboard:
             suppressed=[(1, -1.0)],
             neighbours={"decoder cosine": [(3 * ((i + 5) % 64), 0.4), (9999, 0.1)]},
             labels=[("keyword" if i % 2 else "in docstring", 0.9), (HOSTILE, 0.5)],
+            attribution=[("L1H3", 0.7), (HOSTILE, 0.4)],
             metrics={"held-out F1": i / 64},
+            rule=rule(i) if i % 4 == 1 else None,
             explanation=HOSTILE if i == 7 else None,
         )
         for i in range(64)
     ]
-    return FeatureDashboard(features=features, vocabulary=TOKENS, tokens_scanned=1_000_000, dead=9, label_score="AUROC")
+    return FeatureDashboard(
+        features=features,
+        vocabulary=TOKENS,
+        tokens_scanned=1_000_000,
+        dead=9,
+        label_score="AUROC",
+        attribution_score="cosine (chance 0.41)",
+    )
+
+
+def rule(i: int) -> Rule:
+    text = HOSTILE if i == 61 else f'token is "{TOKENS[i % 9]}" and in call'
+    return Rule(text=text, precision=i / 64, recall=0.5, null_precision=0.012, null_recall=0.3)
+
+
+def large_dashboard() -> FeatureDashboard:
+    """More features than fit in a page; each has one example, of its own token."""
+    features = [
+        Feature(id=i, density=0.001, examples=[Example(token_ids=[i % 10, 2], activations=[3.0, 0.0], document=f"{i}.py")])
+        for i in range(4100)
+    ]
+    return FeatureDashboard(features=features, vocabulary=TOKENS, tokens_scanned=99, dead=0, total=5000)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +94,9 @@ def folder(tmp_path_factory) -> Path:
     report.section("Features")
     report.view(dashboard())
     write(report, root / "E99" / "1", {"command": "interp run E99 " + "x" * 400, HOSTILE: HOSTILE}, seconds=3.0)
+    large = Report("E98", "Many features")
+    large.view(large_dashboard())
+    write(large, root / "E98" / "1", {}, seconds=1.0)
     rebuild_index(root)
     return root
 
@@ -154,6 +180,10 @@ def test_features_are_found_by_id_token_label_and_metric(visit):
         "keyword": 32,
         "label:docstring": 32,
         "token:return": 6,
+        "rule:call": 15,
+        'rule:"def" call': 2,
+        "rule:docstring": 0,
+        "ruleprecision>0.5": 8,
         "f1>=0.5": 32,
     }.items():
         search.fill(words)
@@ -165,10 +195,79 @@ def test_features_are_found_by_id_token_label_and_metric(visit):
     assert view.get_by_role("status").inner_text() == "No feature matches “nothing like it”."
 
 
+def test_a_rule_is_told_with_its_scores_and_those_of_a_shuffled_feature(visit):
+    page = visit()
+    page.evaluate("location.hash = '#feature=39'")
+    page.wait_for_function("document.querySelector('#view-feature .heading').textContent === 'Feature 39'")
+    view = page.locator("#view-feature")
+    assert view.locator(".rule .words").inner_text() == f'Fires where token is "{TOKENS[13 % 9]}" and in call'
+    scores = view.locator(".rule .scores").inner_text()
+    assert scores == "on other documents: precision 20 % (shuffled 1.2 %) · recall 50 % (shuffled 30 %)"
+    assert view.get_by_text("Heads, by cosine (chance 0.41)").count() == 1
+    page.evaluate("location.hash = '#feature=42'")
+    page.wait_for_function("document.querySelector('#view-feature .heading').textContent === 'Feature 42'")
+    assert view.locator(".rule").count() == 0
+
+
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
+def test_a_feature_with_a_rule_fits_and_is_accessible(visit, viewport, scheme):
+    page = visit("E99/1/report.html", viewport=viewport, scheme=scheme, touch=viewport is PHONE)
+    page.evaluate("location.hash = '#feature=183'")
+    page.wait_for_function("document.querySelector('#view-feature .heading').textContent === 'Feature 183'")
+    assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
+    found = Axe().run(page).response["violations"]
+    assert [(fault["id"], fault["nodes"][0]["html"][:120]) for fault in found] == []
+
+
+def test_thousands_of_features_are_read_from_files_beside_the_page(visit):
+    page = visit("E98/1/report.html")
+    view = page.locator("#view-feature")
+    view.locator(".example").wait_for()
+    assert view.get_by_text("4,100 of 5,000 features shown").count() == 1
+    assert page.locator("head script").count() == 1, "one file, that of the feature shown"
+    page.evaluate("location.hash = '#feature=255'")
+    view.get_by_text("255.py").wait_for()
+    page.keyboard.press("j")
+    view.get_by_text("256.py").wait_for()
+    assert view.locator(".strip .peak").inner_text() == "↵"
+    assert page.locator("head script").count() == 2
+    view.get_by_role("searchbox").fill("token:return")
+    assert view.get_by_role("status").inner_text().endswith("of 410 found of 4100")
+    page.evaluate("location.hash = '#feature=4099'")
+    page.reload()
+    view.get_by_text("4099.py").wait_for()
+
+
+def test_walking_fast_ends_at_the_last_feature(visit):
+    page = visit("E98/1/report.html")
+    view = page.locator("#view-feature")
+    page.evaluate("location.hash = '#feature=250'")
+    view.get_by_text("250.py").wait_for()
+    for _ in range(10):
+        page.keyboard.press("j")
+    view.get_by_text("260.py").wait_for()
+    page.wait_for_timeout(200)
+    assert page.locator("#view-feature .heading").inner_text() == "Feature 260"
+
+
+def test_a_file_that_was_not_kept_is_named(browser, folder, tmp_path):
+    lonely = tmp_path / "report.html"
+    lonely.write_bytes((folder / "E98/1/report.html").read_bytes())
+    context = browser.new_context(offline=True, viewport=DESKTOP)
+    page = context.new_page()
+    page.goto(lonely.as_uri())
+    message = page.locator("#view-feature").get_by_role("alert")
+    message.wait_for()
+    assert message.inner_text() == "shards/feature-000.js is missing: keep the folder “shards” beside this page."
+    context.close()
+
+
 def test_features_sort_by_any_metric(visit):
     view = visit().locator("#view-feature")
     view.get_by_role("combobox").select_option("held-out F1")
     assert view.locator(".pick").first.inner_text().split()[0] == "189"
+    view.get_by_role("combobox").select_option("rule precision")
+    assert view.locator(".pick").first.inner_text().split()[0] == "183"
     view.get_by_role("combobox").select_option("id")
     assert view.locator(".pick").first.inner_text().split()[0] == "0"
 

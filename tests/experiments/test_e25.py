@@ -1,7 +1,9 @@
 """E25 in reduced form: on a few held-out documents, with a small autoencoder, everything but the stated loss still holds."""
 
+import io
 import sys
 
+import pandas as pd
 import pytest
 
 from interp.activations import harvest
@@ -56,6 +58,7 @@ def report(e25, tmp_path_factory):
         "neurons-random",
         "features-random",
         "features-untrained",
+        "features-rules",
     ],
 )
 def test_the_claim_holds_in_reduced_form_and_its_control_stays_away(report, slug):
@@ -72,8 +75,19 @@ def test_a_small_autoencoder_recovers_most_of_the_loss_and_random_directions_do_
 
 
 @pytest.mark.slow
+def test_probes_on_a_few_features_stand_beside_their_controls_and_beat_shuffled_labels(report):
+    tables = {block.name: block for block in report.blocks("table")}
+    scores = pd.read_csv(io.StringIO(tables["sparse-probes"].csv)).set_index("label").mean()
+    assert set(scores.index) == {"features", "random directions", "untrained model", "shuffled labels"}
+    assert scores["features"] > 0.7 and abs(scores["shuffled labels"] - 0.5) < 0.05
+    assert tables["absorption"].n_rows >= 4
+
+
+@pytest.mark.slow
 def test_there_is_an_attention_view_a_token_view_and_a_dashboard_of_neurons_and_of_features(report):
     views = {block.view.name: block.view for block in report.blocks("view")}
-    assert {"attention", "tokens", "neuron", "feature"} <= set(views)
+    assert {"attention", "tokens", "layer-2", "feature"} <= set(views)
     assert len(views["feature"].features) == 40
     assert all(feature.examples for feature in views["feature"].features if feature.density > 0)
+    for name in ("layer-2", "feature"):
+        assert sum(feature.rule is not None for feature in views[name].features) > len(views[name].features) / 2

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from interp import figures
-from interp.report import AttentionView, Example, Feature, FeatureDashboard, Report, TokenView
+from interp.report import AttentionView, Example, Feature, FeatureDashboard, Report, Rule, TokenView
 from interp.stats import Estimate
 
 
@@ -56,6 +56,7 @@ def dashboard(words: str) -> FeatureDashboard:
         labels=[(words, 0.97)],
         attribution=[(words, 0.2)],
         metrics={words: 0.3},
+        rule=Rule(text=words, precision=0.9, recall=0.5, null_precision=0.1, null_recall=0.1),
         explanation=words,
     )
     plain = Feature(id=6, density=0.0)
@@ -69,6 +70,7 @@ def dashboard(words: str) -> FeatureDashboard:
         tokens_scanned=1000,
         dead=1,
         label_score=words,
+        attribution_score=words,
     )
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 import html5lib
 import pytest
 
+from interp.errors import ReportError
+from interp.report import Feature, FeatureDashboard
 from interp.report import html as pages
 from interp.report.report import Report
 from interp.report.text import visible
@@ -113,6 +115,17 @@ def test_the_policy_allows_exactly_the_page_s_own_style_and_script(report_about,
         f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def test_only_a_page_with_files_beside_it_may_load_scripts_and_only_by_its_own():
+    features = [Feature(id=i, density=0.0) for i in range(4097)]
+    large = FeatureDashboard(features=features, vocabulary=[], tokens_scanned=1, dead=0)
+    report = Report("E1", "t")
+    report.view(large)
+    assert re.search(r"script-src 'sha256-[^']*' 'strict-dynamic'; style-src", html.unescape(page(report)))
+    assert "strict-dynamic" not in page(Report("E1", "t"))
+    with pytest.raises(ReportError, match="the view 'feature' is too large for one page; show fewer of its parts"):
+        large._repr_html_()
 
 
 def test_nothing_is_fetched_from_anywhere(report_about):

@@ -3,12 +3,13 @@
 import base64
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
 
 from interp.errors import ReportError
-from interp.report import AttentionView, Example, Feature, FeatureDashboard, TokenView, payload
+from interp.report import AttentionView, Example, Feature, FeatureDashboard, Rule, TokenView, payload
 
 
 def unpack(text):
@@ -59,6 +60,10 @@ def example(**changes):
     return Example(**{"token_ids": [4, 2, 4], "activations": [0.0, -1.0, 3.0], "document": "d.py", "position": 9} | changes)
 
 
+def rule(**changes):
+    return Rule(**{"text": "t", "precision": 0.9, "recall": 0.8, "null_precision": 0.1, "null_recall": 0.2} | changes)
+
+
 def dashboard(features, **changes):
     vocabulary = ["a", "b", "c", "\n", "e"]
     return FeatureDashboard(**{"features": features, "vocabulary": vocabulary, "tokens_scanned": 10, "dead": 0} | changes)
@@ -70,7 +75,7 @@ def test_a_feature_s_examples_come_back_with_their_tokens_places_and_activations
     start, stop = arrays["featureStarts"][1:3]
     tokens = slice(*arrays["tokenStarts"][start : start + 2])
     assert [header["vocabulary"][token] for token in arrays["tokens"][tokens]] == ["e", "c", "e"]
-    low, high = header["features"][1]["low"], header["features"][1]["high"]
+    low, high = header["details"][1]["low"], header["features"][1]["high"]
     np.testing.assert_allclose(low + arrays["activations"][tokens] / 255 * (high - low), [0, -1, 3], atol=4 / 510)
     assert [header["groups"][group] for group in arrays["groups"][start:stop]] == ["Top activations", "Random negatives"]
     assert (header["documents"][arrays["documents"][start]], arrays["positions"][start]) == ("d.py", 9)
@@ -78,18 +83,43 @@ def test_a_feature_s_examples_come_back_with_their_tokens_places_and_activations
     assert sorted(header["vocabulary"]) == ["a", "c", "e"], "only the tokens in use travel"
 
 
+def test_up_to_4096_features_travel_in_the_page_and_more_beside_it():
+    few, many = ([Feature(id=i, density=i / 9999, boosted=[(i % 5, 1.0)]) for i in range(n)] for n in (4096, 4097))
+    assert dashboard(few).files() == {}
+    header, arrays = unpack(dashboard(few).payload())
+    assert len(header["details"]) == 4096 and header["shards"] == []
+    large = dashboard(many)
+    header, arrays = unpack(large.payload())
+    files = large.files()
+    assert "details" not in header and arrays == {} and len(header["features"]) == 4097
+    assert header["shards"] == list(files) and list(files)[-1] == "shards/feature-016.js" and len(files) == 17
+    assert [header["vocabulary"][word] for word in header["features"][4]["words"]] == ["e"], "search needs no file"
+
+
+def test_a_file_beside_the_page_is_one_statement_that_holds_its_features():
+    examples = [example(token_ids=[1, 3, 1])]
+    large = dashboard([Feature(id=i, density=0.1, examples=examples if i == 300 else ()) for i in range(4097)])
+    text = large.files()["shards/feature-001.js"]
+    packed = re.fullmatch(r'document\.currentScript\.payload="([A-Za-z0-9+/=]*)";', text)
+    assert packed is not None
+    part, arrays = unpack(packed[1])
+    assert len(part["details"]) == 256 and part["vocabulary"] == ["b", "↵"]
+    assert arrays["featureStarts"][44:46].tolist() == [0, 1], "feature 300 is number 44 of its file"
+    assert part["details"][44]["low"] == -1
+
+
 @pytest.mark.parametrize(
     ("features", "error"),
     [
-        ([], "0 features in one dashboard; it shows 1 to 4096"),
-        ([Feature(id=i, density=0.0) for i in range(4097)], "4097 features in one dashboard; it shows 1 to 4096: choose some"),
+        ([], "0 features in one dashboard; give at least one"),
         ([Feature(id=2, density=0.0), Feature(id=2, density=0.1)], "feature 2 is in the dashboard twice"),
         ([Feature(id=2, density=float("nan"))], "feature 2 density: 1 of 1 values are not finite"),
         (
             [Feature(id=2, density=0.0, examples=[example(token_ids=[1, 5, 1])])],
             "feature 2 example: token id 5 is outside the vocabulary of 5",
         ),
-        ([Feature(id=2, density=0.0, boosted=[(-1, 0.5)])], "feature 2 boosted: token id -1 is outside"),
+        ([Feature(id=2, density=0.0, boosted=[(-1, 0.5)])], "feature 2: token id -1 is outside"),
+        ([Feature(id=2, density=0.0, rule=rule(recall=float("inf")))], "feature 2 rule recall: 1 of 1 values are not finite"),
         (
             [Feature(id=2, density=0.0, examples=[example(activations=[1.0])])],
             "feature 2: an example has 3 tokens but activations (1,)",

@@ -112,6 +112,25 @@ def test_logit_effects_are_the_direct_path_through_gain_and_unembedding():
     np.testing.assert_allclose(features.logit_effects(direction, unembedding, gain=gain), normed - normed.mean(), rtol=1e-5)
 
 
+def test_a_direction_a_head_writes_has_cosine_one_with_it_and_a_random_one_what_chance_gives():
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(3, 8, 64, generator=generator)
+    written = torch.randn(5, 8, generator=generator) @ outputs[1]
+    cosines = features.head_cosines(7 * written, outputs)
+    np.testing.assert_allclose(cosines[:, 1], 1, atol=1e-5)
+    random = features.head_cosines(torch.randn(500, 64, generator=generator), outputs)
+    assert random.mean() == pytest.approx((8 / 64) ** 0.5, rel=0.03) and cosines[:, 0].mean() < 0.6
+    erased = written - written @ torch.linalg.pinv(outputs[1]) @ outputs[1]
+    np.testing.assert_allclose(features.head_cosines(erased + 1e-3 * outputs[0, :1], outputs)[:, 1] < 0.6, True)
+
+
+def test_shares_over_heads_side_by_side_add_to_one_and_find_the_head():
+    directions = torch.zeros(2, 12)
+    directions[0, 4:8] = -2.0
+    directions[1] = 1.0
+    np.testing.assert_allclose(features.head_shares(directions, 3), [[0, 1, 0], [1 / 3] * 3], rtol=1e-6)
+
+
 def test_nearest_by_decoder_finds_the_planted_neighbour(sae):
     with torch.no_grad():
         sae.W_dec[9] = 0.99 * sae.W_dec[4] + 0.01 * sae.W_dec[5]

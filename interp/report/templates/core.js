@@ -28,6 +28,7 @@ function shown(value) {
   return String(Number(value.toPrecision(3))).replace('-', '−');
 }
 
+const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 const spaced = (token) => token.replaceAll(' ', '␣');
 const brief = (token) => (token.length > 24 ? `${spaced(token.slice(0, 24))}…` : spaced(token));
 
@@ -43,6 +44,14 @@ async function unpack(text) {
     data.arrays[name] = new types[array.type](buffer, 4 + length + array.offset, array.length);
   }
   return data;
+}
+
+// A payload from a file beside the page: the file is a script that hands it to the element that loads it.
+function unpackFile(path) {
+  return new Promise((resolve, reject) => {
+    const loader = element('script', { src: path, onload: () => resolve(unpack(loader.payload)), onerror: () => reject(new Error(`${path} is missing`)) });
+    document.head.append(loader);
+  });
 }
 
 function permalink(hash) {

@@ -1,4 +1,5 @@
-// The feature dashboard: search, sort and walk through features; one is in the page at a time.
+// The feature dashboard: search, sort and walk through features; one is in the page at a time. The index is in the page; the rest
+// of a feature comes with it, or from a file beside it when first looked at (interp/report/features.py).
 
 const LIST_LIMIT = 300;
 let activeDashboard = null;
@@ -10,6 +11,7 @@ class Dashboard {
     this.key = section.dataset.name;
     this.data = data;
     this.features = data.features.map((feature, index) => describe(feature, index, data));
+    this.parts = new Map();
     this.byId = new Map(this.features.map((feature) => [feature.id, feature]));
     this.matches = this.features;
     this.build(section, mount);
@@ -22,24 +24,25 @@ class Dashboard {
   }
 
   build(section, mount) {
-    const { noun, tokensScanned, dead, features } = this.data;
+    const { noun, tokensScanned, dead, total, features } = this.data;
     const level = Number(section.querySelector('h1, h2, h3').tagName[1]);
     this.heading = (depth, properties, text) => element(`h${level + depth}`, properties, text);
     this.input = element('input', {
       type: 'search',
-      placeholder: 'id, token, label, or density<0.01',
-      'aria-label': `Search ${noun}s by id, token, label, or metric such as density<0.01`,
+      placeholder: 'id, token, rule, label, or density<0.01',
+      'aria-label': `Search ${noun}s by id, token, rule, label, or metric such as density<0.01`,
       oninput: () => this.search(),
       onkeydown: (event) => event.key === 'Escape' && event.target.blur(),
     });
-    const sorts = ['id', ...Object.keys(this.features[0].numbers)];
+    const sorts = ['id', ...new Set(this.features.flatMap((feature) => Object.keys(feature.numbers)))];
     this.select = element('select', { onchange: () => this.search() }, ...sorts.map((name) => element('option', { value: name }, name)));
     this.back = element('button', { type: 'button', onclick: () => this.step(-1) }, '‹ Previous');
     this.next = element('button', { type: 'button', onclick: () => this.step(1) }, 'Next ›');
     this.status = element('p', { class: 'status', role: 'status' });
     this.list = element('ol', { class: 'list', 'aria-label': `${noun}s found`, tabindex: 0 });
     this.detail = element('div', { class: 'detail', tabindex: -1 });
-    const scanned = `${features.length.toLocaleString('en')} ${noun}s shown · ${tokensScanned.toLocaleString('en')} tokens scanned · ${dead.toLocaleString('en')} dead`;
+    const all = total === null ? '' : ` of ${total.toLocaleString('en')}`;
+    const scanned = `${features.length.toLocaleString('en')}${all} ${noun}s shown · ${tokensScanned.toLocaleString('en')} tokens scanned · ${dead.toLocaleString('en')} dead`;
     mount.append(
       element('p', { class: 'status' }, `${scanned} · keys `, element('kbd', {}, 'j'), ' ', element('kbd', {}, 'k'), ' next, previous, ', element('kbd', {}, '/'), ' search'),
       element('div', { class: 'bar' }, element('div', { class: 'search' }, this.input), element('label', {}, 'Sort ', this.select), this.back, this.next),
@@ -98,9 +101,21 @@ class Dashboard {
       this.input.value = '';
       this.search();
     }
-    this.detail.replaceChildren(...featureDetail(this, feature));
     this.mark();
     if (link) permalink(`#${this.key}=${feature.id}`);
+    this.fill(feature);
+  }
+
+  // A feature that is at hand is shown at once; another when its file is read, unless the reader has gone on.
+  fill(feature) {
+    if (this.data.shards.length === 0) return this.detail.replaceChildren(...featureDetail(this, feature, this.data, feature.index));
+    const shard = Math.floor(feature.index / this.data.shardSize);
+    const path = this.data.shards[shard];
+    if (!this.parts.has(shard)) this.parts.set(shard, unpackFile(path));
+    return this.parts.get(shard).then(
+      (part) => feature === this.current && this.detail.replaceChildren(...featureDetail(this, feature, part, feature.index % this.data.shardSize)),
+      () => feature === this.current && this.detail.replaceChildren(element('p', { role: 'alert' }, `${path} is missing: keep the folder “shards” beside this page.`))
+    );
   }
 
   follow() {
@@ -123,17 +138,23 @@ document.addEventListener('keydown', (event) => {
 
 // What search and sort need to know of a feature.
 function describe(feature, index, data) {
-  const strongest = feature.labels.length ? { [data.labelScore]: feature.labels[0][1] } : {};
-  const numbers = { density: feature.density, 'max activation': feature.high, ...strongest, ...feature.metrics };
-  const peaks = examplesOf({ index, ...feature }, data).filter((example) => example.values[example.focus] > 0).map((example) => example.tokens[example.focus]);
-  const written = [...feature.boosted, ...feature.suppressed].map(([token]) => data.vocabulary[token]);
-  const labels = feature.labels.map(([label]) => label).join('\n').toLowerCase();
-  const tokens = [...peaks, ...written].join('\n').toLowerCase();
-  const about = feature.explanation ?? feature.labels[0]?.[0] ?? (peaks.length ? spaced(peaks[0]) : 'no activations');
-  return { ...feature, index, numbers, about, searched: { label: labels, token: tokens, text: (feature.explanation ?? '').toLowerCase() } };
+  const { rule, labels, explanation } = feature;
+  const strongest = labels.length ? { [data.labelScore]: labels[0][1] } : {};
+  const scores = rule ? { 'rule precision': rule.precision, 'rule recall': rule.recall } : {};
+  const numbers = { density: feature.density, 'max activation': feature.high, ...strongest, ...scores, ...feature.metrics };
+  const words = feature.words.map((word) => data.vocabulary[word]);
+  const searched = {
+    rule: rule?.text ?? '',
+    label: labels.map(([label]) => label).join('\n'),
+    token: words.join('\n'),
+    text: explanation ?? '',
+  };
+  for (const [where, text] of Object.entries(searched)) searched[where] = text.toLowerCase();
+  const about = rule?.text ?? explanation ?? labels[0]?.[0] ?? (words.length ? spaced(words[0]) : 'no activations');
+  return { ...feature, index, numbers, about, searched };
 }
 
-// One word of a search: 123 · #123 · density<0.01 · token:def · label:keyword · anything in labels, tokens or explanation.
+// One word of a search: 123 · #123 · density<0.01 · token:def · rule:call · label:keyword · anything in any of these.
 function termTest(term) {
   if (/^#?\d+$/.test(term)) return (feature) => feature.id === Number(term.replace('#', ''));
   const metric = /^([^<>=]+)(<=|>=|<|>)(-?[\d.]+(?:e-?\d+)?)$/.exec(term);
@@ -147,52 +168,62 @@ function termTest(term) {
       return key !== undefined && { '<': value < bound, '>': value > bound, '<=': value <= bound, '>=': value >= bound }[sign];
     };
   }
-  const [, where, words] = /^(?:(token|label):)?(.+)$/.exec(term);
+  const [, where, words] = /^(?:(token|label|rule):)?(.+)$/.exec(term);
   if (where) return (feature) => feature.searched[where].includes(words);
   return (feature) => Object.values(feature.searched).some((text) => text.includes(words));
 }
 
-function examplesOf(feature, data) {
-  const { featureStarts, tokenStarts, tokens, activations, documents, positions, groups, focuses } = data.arrays;
+function examplesOf(feature, part, place) {
+  const { featureStarts, tokenStarts, tokens, activations, documents, positions, groups, focuses } = part.arrays;
+  const { low } = part.details[place];
   const examples = [];
-  for (let row = featureStarts[feature.index]; row < featureStarts[feature.index + 1]; row += 1) {
+  for (let row = featureStarts[place]; row < featureStarts[place + 1]; row += 1) {
     const [start, stop] = [tokenStarts[row], tokenStarts[row + 1]];
-    const values = Array.from(activations.subarray(start, stop), (step) => feature.low + (step / 255) * (feature.high - feature.low));
-    const clean = values.map((value) => (Math.abs(value) < (feature.high - feature.low) / 510 ? 0 : value));
+    const values = Array.from(activations.subarray(start, stop), (step) => low + (step / 255) * (feature.high - low));
+    const clean = values.map((value) => (Math.abs(value) < (feature.high - low) / 510 ? 0 : value));
     examples.push({
-      tokens: Array.from(tokens.subarray(start, stop), (token) => data.vocabulary[token]),
+      tokens: Array.from(tokens.subarray(start, stop), (token) => part.vocabulary[token]),
       values: clean,
       focus: focuses[row],
       peak: Math.max(0, ...clean),
-      origin: data.documents[documents[row]],
+      origin: part.documents[documents[row]],
       position: positions[row],
-      group: data.groups[groups[row]],
+      group: part.groups[groups[row]],
     });
   }
   return examples;
 }
 
-function featureDetail(dashboard, feature) {
+function featureDetail(dashboard, feature, part, place) {
   const { data, heading } = dashboard;
+  const detail = part.details[place];
   const numbers = Object.entries(feature.numbers).map(([name, value]) => element('div', {}, element('dt', {}, name), element('dd', {}, shown(value))));
-  const token = ([index, value]) => ({ token: spaced(data.vocabulary[index]), value });
+  const token = ([index, value]) => ({ token: spaced(part.vocabulary[index]), value });
   const word = ([text, value]) => ({ text, value });
   const lists = [
     [`Labels, by ${data.labelScore}`, feature.labels.map(word)],
-    ['Logits boosted', feature.boosted.map(token)],
-    ['Logits suppressed', feature.suppressed.map(token)],
-    ...Object.entries(feature.neighbours).map(([name, pairs]) => [`Nearest by ${name}`, pairs.map(([id, value]) => ({ id, value }))]),
-    ['Decoder attribution', feature.attribution.map(word)],
+    ['Logits boosted', detail.boosted.map(token)],
+    ['Logits suppressed', detail.suppressed.map(token)],
+    ...Object.entries(detail.neighbours).map(([name, pairs]) => [`Nearest by ${name}`, pairs.map(([id, value]) => ({ id, value }))]),
+    [`Heads, by ${data.attributionScore}`, detail.attribution.map(word)],
   ].filter(([, rows]) => rows.length);
   const panels = lists.map(([title, rows]) => element('section', {}, heading(2, {}, title), valueList(rows, dashboard)));
-  if (feature.histogram) panels.unshift(element('section', {}, heading(2, {}, 'Activations'), histogram(feature.histogram)));
+  if (detail.histogram) panels.unshift(element('section', {}, heading(2, {}, 'Activations'), histogram(detail.histogram)));
   return [
     element('div', { class: 'detail-head' }, heading(1, { class: 'heading' }, `${data.noun[0].toUpperCase()}${data.noun.slice(1)} ${feature.id}`), element('a', { href: `#${dashboard.key}=${feature.id}`, class: 'claim-id' }, `#${dashboard.key}=${feature.id}`)),
+    feature.rule === null ? null : ruleLine(feature.rule),
     feature.explanation === null ? null : element('p', { class: 'explanation' }, feature.explanation),
     element('dl', { class: 'metrics' }, ...numbers),
     element('div', { class: 'panels' }, ...panels),
-    ...exampleGroups(feature, dashboard),
+    ...exampleGroups(examplesOf(feature, part, place), part.groups, feature.high, detail.low, dashboard),
   ].filter((node) => node !== null);
+}
+
+// The rule, and how far it holds on other text, beside what a shuffled feature's rule reaches.
+function ruleLine(rule) {
+  const against = (name, value, chance) => element('span', {}, `${name} ${percent(value)} `, element('span', { class: 'muted' }, `(shuffled ${percent(chance)})`));
+  const scores = [against('precision', rule.precision, rule.null_precision), ' · ', against('recall', rule.recall, rule.null_recall)];
+  return element('p', { class: 'explanation rule' }, element('span', { class: 'words' }, 'Fires where ', element('strong', {}, rule.text)), element('span', { class: 'scores' }, 'on other documents: ', ...scores));
 }
 
 function valueList(rows, dashboard) {
@@ -238,13 +269,12 @@ function strength({ values, focus, peak }) {
   return here === peak ? `max ${shown(peak)}` : `here ${shown(here)} · max ${shown(peak)}`;
 }
 
-function exampleGroups(feature, dashboard) {
-  const examples = examplesOf(feature, dashboard.data);
-  const names = dashboard.data.groups.filter((name) => examples.some((example) => example.group === name));
+function exampleGroups(examples, groups, high, low, dashboard) {
+  const names = groups.filter((name) => examples.some((example) => example.group === name));
   return names.map((name) => {
     const rows = examples.filter((example) => example.group === name).map((example) => {
       const origin = example.origin === '' ? '' : `${example.origin} · from token ${example.position.toLocaleString('en')}`;
-      return element('div', { class: 'example' }, tintedText(example.tokens, example.values, feature.low, feature.high, example.focus), element('div', { class: 'origin' }, element('span', { class: 'document' }, origin), element('span', {}, strength(example))));
+      return element('div', { class: 'example' }, tintedText(example.tokens, example.values, low, high, example.focus), element('div', { class: 'origin' }, element('span', { class: 'document' }, origin), element('span', {}, strength(example))));
     });
     return element('section', { class: 'group' }, dashboard.heading(2, {}, name), ...rows);
   });
