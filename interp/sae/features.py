@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from interp.errors import ConfigError, TrainingError
 from interp.sae.autoencoder import SparseAutoencoder
-from interp.sae.batches import Batches, rows_of
+from interp.sae.batches import Batches, Hook, rows_of
+from interp.streaming import lots
 
 GROUPS = 4
 """Quantile groups: quarters of a feature's own activations."""
@@ -91,7 +92,7 @@ def collect(
     sae: SparseAutoencoder,
     batches: Batches,
     *,
-    hook: str | None = None,
+    hook: Hook = None,
     features: Sequence[int] | np.ndarray | None = None,
     top: int = 20,
     per_quantile: int = 5,
@@ -123,9 +124,9 @@ def collect(
         row, feature = np.nonzero(codes)
         found = _Found(feature, document[row], position[row], codes[row, feature])
         strongest.add(found, found.activation)
-        sample.add(found, _lottery(seed, found.document, found.position, feature))
+        sample.add(found, lots(seed, found.document, found.position, feature))
         histogram.add(feature, found.activation)
-        pool.add(_lottery(seed, document, position, np.full(len(codes), -1)), document, position, codes != 0)
+        pool.add(lots(seed, document, position, np.full(len(codes), -1)), document, position, codes != 0)
     if tokens == 0:
         raise TrainingError("there are no activations to read features from; check the corpus and the hook")
     return FeatureBook(
@@ -307,14 +308,3 @@ def _rank(*keys: np.ndarray) -> np.ndarray:
     new = np.append(True, np.any([key[1:] != key[:-1] for key in keys], axis=0))
     index = np.arange(len(new))
     return index - np.maximum.accumulate(np.where(new, index, 0))
-
-
-def _lottery(seed: int, *keys: np.ndarray) -> np.ndarray:
-    """A number in [0, 1) per entry that depends on its keys and the seed alone (splitmix64): a random draw in any order."""
-    state = np.full(len(keys[0]), seed, np.uint64)
-    for key in keys:
-        state = (state ^ key.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
-    return (state >> np.uint64(11)) / 2.0**53
