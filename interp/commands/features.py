@@ -136,11 +136,9 @@ def by_token(token: str, text: LabelledText, codes: sparse.csc_array) -> np.ndar
     """How often each feature fires on a token, less how often it fires at all."""
     there = np.isin(text.tokens, [number for number, shown in enumerate(text.vocabulary) if shown == token])
     if not there.any():
-        raise ConfigError(
-            f"the token {token!r} is not in this text; tokens are written as the vocabulary shows them, such as ' in'"
-        )
-    fires = codes != 0
-    return np.asarray(fires[there].mean(0)).ravel() - np.asarray(fires.mean(0)).ravel()
+        raise ConfigError(f"the token {token!r} is not in this text; write it as reports show tokens, or read more --max-tokens")
+    fires = codes.astype(bool).astype(float)
+    return fires.T @ (there / there.sum() - 1 / len(there))
 
 
 def by_prompt(prompt: str, subject: Subject) -> np.ndarray:

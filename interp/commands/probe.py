@@ -76,4 +76,3 @@ def run(config: Config, report: Report) -> None:
     with experiment.stage("fit the probes"):
         found = probes.probe_store(store, hook, table.rows, k=config.k, max_rows=config.max_rows, seed=config.seed)
     probes.fill_report(report, found, hook=hook, at_least=config.at_least)
-
