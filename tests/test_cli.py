@@ -219,7 +219,7 @@ def test_rerun_repeats_a_run_and_compares(toy, tmp_path, monkeypatch, capsys):
 
 def test_doctor_looks_at_everything(capsys, toy):
     _, out, _ = interp("doctor", capsys=capsys)
-    for name in ("python", "packages", "device", "shipped model", "experiments", "chromium", "hub cache", "disk"):
+    for name in ("python", "packages", "device", "kernels", "shipped model", "experiments", "chromium", "hub cache", "disk"):
         assert re.search(rf"^(ok|!!)  ?{name}", out, re.MULTILINE), name
 
 

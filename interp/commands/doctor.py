@@ -36,7 +36,7 @@ def doctor(*, out: Path = flags.REPORTS) -> Answer:
     Args:
         out: the folder that holds the runs
     """
-    checks = [_python(), *_packages(), _device(), _shipped(), _experiments(), _chromium(), _cache(), _disk(out)]
+    checks = [_python(), *_packages(), _device(), _kernels(), _shipped(), _experiments(), _chromium(), _cache(), _disk(out)]
     width = max(len(check.name) for check in checks)
     lines = [f"{'ok ' if check.mend is None else '!! '} {check.name:<{width}}  {check.found}" for check in checks]
     faults = [f"{check.name}: {check.mend}" for check in checks if check.mend is not None]
@@ -65,6 +65,18 @@ def _device() -> Check:
     device = flags.resolve_device("auto")
     name = f" ({torch.cuda.get_device_name()})" if device == "cuda" else ""
     return Check("device", f"{device}{name}, {torch.get_num_threads()} threads")
+
+
+def _kernels() -> Check:
+    import torch
+
+    from interp.sae import kernels
+
+    device = flags.resolve_device("auto")
+    chosen = kernels.backend(torch.zeros(1, device=device))
+    slow = (device, chosen) == ("cpu", "torch")
+    mend = "install a C++ compiler (apt-get install g++): autoencoders train more slowly without one" if slow else None
+    return Check("kernels", f"{chosen} for autoencoders on {device}", mend)
 
 
 def _shipped() -> Check:

@@ -44,6 +44,12 @@ class Dense:
         """What the codes write."""
         return codes @ weight
 
+    def missed(
+        self, wanted: Float[Tensor, "row d"], codes: Float[Tensor, "row d_sae"], weight: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, "row d"]:
+        """What is wanted, less what the codes write."""
+        return wanted - codes @ weight
+
     def fired(self, codes: Float[Tensor, "row d_sae"]) -> Int[Tensor, "d_sae"]:
         """On how many rows each latent's code is not zero."""
         return (codes != 0).sum(0)
@@ -69,6 +75,12 @@ class Sparse:
         """What the codes write."""
         return kernels.decode(codes, self.support, weight)
 
+    def missed(
+        self, wanted: Float[Tensor, "row d"], codes: Float[Tensor, "entry"], weight: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, "row d"]:
+        """What is wanted, less what the codes write: in one pass over memory."""
+        return kernels.decode(-codes, self.support, weight, base=wanted)
+
     def fired(self, codes: Float[Tensor, "entry"]) -> Int[Tensor, "d_sae"]:
         """On how many rows each latent's code is not zero."""
         return self.latents[codes != 0].bincount(minlength=self.support.d_sae)
@@ -89,20 +101,8 @@ def largest(sae: SparseAutoencoder, rows: Float[Tensor, "row d_in"], k: int) -> 
 
 
 def largest_of_batch(sae: SparseAutoencoder, rows: Float[Tensor, "row d_in"], k: float) -> Sparse:
-    """The k · rows largest of the batch, positive ones only.
-
-    A few rows tell a floor that about twice as many entries exceed; if they misled, all positive entries are looked at.
-    """
-    fixed = rows.detach(), sae.W_enc.detach(), bias(sae).detach()
-    wanted = round(k * len(rows))
-    sample = _sample(*fixed).flatten()
-    floor = sample.topk(min(round(2 * k * PROBE), len(sample))).values[-1:].clamp_min(0.0)
-    support = kernels.select_above(*fixed, floor)
-    if len(support.values) < wanted and floor > 0:
-        support = kernels.select_above(*fixed, 0.0)
-    if len(support.values) > wanted:
-        kept = support.values.topk(wanted, sorted=False).indices
-        support = support.keep(torch.zeros_like(support.latents, dtype=torch.bool).index_fill_(0, kept, True))
+    """The k · rows largest of the batch, positive ones only."""
+    support = kernels.select_batch_topk(rows.detach(), sae.W_enc.detach(), bias(sae).detach(), k)
     return at(sae, rows, support)
 
 

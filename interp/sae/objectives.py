@@ -98,14 +98,14 @@ class Reconstruction(Objective):
 
     def __call__(self, sae: SparseAutoencoder, inputs: Tensor, targets: Tensor, moment: Moment) -> Outcome:
         k = self._k(sae, moment.fraction)
-        rows, wanted = inputs, targets - _linear(sae, inputs)
+        rows, wanted = inputs, _less(targets, _linear(sae, inputs))
         if sae.draft is not None:
             first = _chosen(sae, sae.draft, rows, k)
             rows = sae.refined(rows, first.decode(first.pre.relu(), sae.W_dec))
         chosen = _chosen(sae, sae.activation, rows, k)
         codes = chosen.pre.relu()
-        error = wanted - chosen.decode(codes, sae.W_dec)
-        loss = _squares(error) + self._wider(sae, rows, wanted, k) + self._nested(sae, chosen, codes, wanted)
+        error = chosen.missed(wanted, codes, sae.W_dec)
+        loss = kernels.mean_square(error) + self._wider(sae, rows, wanted, k) + self._nested(sae, chosen, codes, wanted)
         return _outcome(sae, inputs, moment, chosen, codes, error, loss)
 
     def _k(self, sae: SparseAutoencoder, fraction: float) -> float:
@@ -122,14 +122,14 @@ class Reconstruction(Objective):
         if self.wider == 1:
             return 0.0
         chosen = entries.largest(sae, rows, min(self.wider * int(k), sae.d_sae))
-        return _squares(targets - chosen.decode(chosen.pre.relu(), sae.W_dec)) / 8
+        return kernels.mean_square(chosen.missed(targets, chosen.pre.relu(), sae.W_dec)) / 8
 
     def _nested(self, sae: SparseAutoencoder, chosen: Sparse, codes: Tensor, targets: Tensor) -> Tensor | float:
         loss, within = 0.0, torch.zeros_like(targets)
         for first, last in zip((0, *self.widths), self.widths, strict=False):
             ring, support = chosen.ring(codes, first, last)
             within = within.detach() + kernels.decode(ring, support, sae.W_dec)
-            loss = loss + self.inner * _squares(targets - within)
+            loss = loss + self.inner * kernels.mean_square(targets - within)
         return loss
 
 
@@ -153,11 +153,11 @@ class Lasso(Objective):
             raise TrainingError(f"a Lasso cannot train {sae.activation}; build the autoencoder with ReLU()")
         positive = entries.above(sae, inputs, inputs.new_zeros(1))
         codes = positive.pre.relu()
-        error = targets - positive.decode(codes, sae.W_dec) - _linear(sae, inputs)
+        error = positive.missed(_less(targets, _linear(sae, inputs)), codes, sae.W_dec)
         p = 1 - (1 - self.p_end) * moment.fraction
         weight = _weight(self.target_l0, moment, codes, len(inputs))
         penalty = weight * _power(self._weighed(sae, positive, codes), p) / len(inputs)
-        return _outcome(sae, inputs, moment, positive, codes, error, _squares(error) + penalty)
+        return _outcome(sae, inputs, moment, positive, codes, error, kernels.mean_square(error) + penalty)
 
     def _weighed(self, sae: SparseAutoencoder, positive: Entries, codes: Tensor) -> Tensor:
         if self.unit_decoder and len(sae.parts) == 1:
@@ -181,10 +181,10 @@ class GatedLasso(Objective):
         open_ = entries.above(sae, inputs, inputs.new_zeros(1))
         gate, linear = open_.pre.relu(), _linear(sae, inputs)
         codes = sae.activation(open_.pre, open_.latents)
-        error = targets - open_.decode(codes, sae.W_dec) - linear
-        by_gate = targets - open_.decode(gate, sae.W_dec.detach()) - linear.detach()
+        error = open_.missed(_less(targets, linear), codes, sae.W_dec)
+        by_gate = open_.missed(_less(targets, linear.detach()), gate, sae.W_dec.detach())
         weight = _weight(self.target_l0, moment, codes, len(inputs))
-        loss = _squares(error) + weight * gate.sum() / len(inputs) + _squares(by_gate)
+        loss = kernels.mean_square(error) + weight * gate.sum() / len(inputs) + kernels.mean_square(by_gate)
         return _outcome(sae, inputs, moment, open_, codes, error, loss)
 
 
@@ -210,9 +210,9 @@ class Jump(Objective):
         threshold = sae.activation.threshold
         near = entries.above(sae, inputs, threshold.detach() - self.bandwidth / 2)
         codes, active = _Jump.apply(near.pre, near.spread(threshold), self.bandwidth, self.to_input)
-        error = targets - near.decode(codes, sae.W_dec) - _linear(sae, inputs)
+        error = near.missed(_less(targets, _linear(sae, inputs)), codes, sae.W_dec)
         weight = _weight(self.target_l0, moment, codes, len(inputs))
-        loss = _squares(error) + weight * active.sum() / len(inputs) + AUX_WEIGHT * threshold[moment.dead].sum()
+        loss = kernels.mean_square(error) + weight * active.sum() / len(inputs) + AUX_WEIGHT * threshold[moment.dead].sum()
         return _outcome(sae, inputs, moment, near, codes, error, loss)
 
 
@@ -271,8 +271,8 @@ def _linear(sae: SparseAutoencoder, inputs: Tensor) -> Tensor:
     return sae.b_dec if sae.W_skip is None else sae.b_dec + inputs @ sae.W_skip
 
 
-def _squares(error: Tensor) -> Tensor:
-    return error.square().sum() / len(error)
+def _less(targets: Tensor, linear: Tensor) -> Tensor:
+    return targets + (-linear)  # the minus, and that of its gradient, on what may be one row
 
 
 @torch.no_grad()

@@ -27,8 +27,8 @@ from interp.sae.batches import Batches, entered
 from interp.sae.checkpoints import TrainingFolder
 from interp.sae.feeds import CALIBRATION, Feed
 from interp.sae.interruption import Interruption
-from interp.sae.kernels import fast_float32
 from interp.sae.learner import History, Learner, Run
+from interp.sae.process import fast
 
 Stream = Batches | Callable[[int], Batches]
 """Batches; or a function from a step to the batches from there on, which a resumed training need not read from the start."""
@@ -86,7 +86,7 @@ def train_many(
         if directory is not None:
             folder = stack.enter_context(TrainingFolder(directory, _settings(learners, steps), resume=resume))
         interruption = stack.enter_context(Interruption(active=folder is not None))
-        stack.enter_context(fast_float32(learners[0].run.sae.W_dec.device))
+        stack.enter_context(fast(learners[0].run.sae.W_dec.device))
         start, last_row = _restored(learners, folder)
         for done, row in _steps(learners, batches, start, steps, last_row):
             if done % log_every == 0 or done == steps:

@@ -1,0 +1,50 @@
+"""Training takes settings of the process, and gives them back."""
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from interp.sae import process
+
+CPU = torch.device("cpu")
+
+
+def test_the_fast_matmul_setting_is_given_back():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(RuntimeError), process.fast_float32(CPU):
+        raise RuntimeError
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_fast_products_are_as_exact_as_float32():
+    a, b = torch.randn(2, 300, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with process.fast(CPU):
+        product = a.float() @ b.float()
+    assert (product.double() - a @ b).abs().max() < 1e-3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_large_blocks_are_mapped_once_and_not_at_every_step():
+    def faults():
+        """Pages that the system had to supply for blocks that live for one step."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(3):
+            torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages = 3 * (64 << 20) // resource.getpagesize()
+    outside = faults()
+    with process.kept_memory(CPU):
+        faults()
+        assert faults() < 0.1 * pages
+    assert outside > 0.9 * pages
+    assert faults() > 0.9 * pages
+
+
+def test_other_devices_leave_the_process_alone(monkeypatch):
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda name: pytest.fail("malloc was touched"))
+    before = torch.get_float32_matmul_precision()
+    with process.fast(torch.device("meta")):
+        assert torch.get_float32_matmul_precision() == before
