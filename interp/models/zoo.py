@@ -1,8 +1,9 @@
 """Small models trained on demand, a function of their recipe alone, and kept in a cache.
 
 `induction-2l` and `induction-1l` are attention-only models of two layers and of one that learn to continue random tokens
-that repeat (`interp.tasks.repeated`; Elhage et al. 2021; Olsson et al. 2022). The cache is the folder in `INTERP_CACHE`,
-by default `~/.cache/interp`; an entry is named after the hash of its recipe and is complete or absent.
+that repeat (`interp.tasks.repeated`; Elhage et al. 2021; Olsson et al. 2022). `facts-4l` knows the facts of a generated
+world, and `trigrams-1l` a table of token triples (`interp.tasks.facts`). The cache is the folder in `INTERP_CACHE`, by
+default `~/.cache/interp`; an entry is named after the hash of its recipe and is complete or absent.
 
 Must not know: TransformerLens, analyses.
 """
@@ -19,8 +20,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,7 +31,11 @@ from interp.errors import ModelError
 from interp.models import storage
 from interp.models.hooked import Model, native_module
 from interp.models.training import fit
+from interp.tasks.facts import Lookup, World, lookup, world
 from interp.tasks.repeated import repeated_random
+
+Scored = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
+"""Rows to train on, and the tokens whose loss the curve tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +69,96 @@ class Recipe:
             "normalization_type": "LN",
         }
 
+    def rows(self, generator: torch.Generator) -> Scored:
+        """One batch, and in it the tokens that an earlier copy determines."""
+        drawn = repeated_random(self.batch, self.length, self.d_vocab, generator=generator)
+        return drawn.tokens, drawn.is_copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactRecipe:
+    """All that the weights of a model of a generated world depend on."""
+
+    subjects: int = 64
+    relations: int = 3
+    objects: int = 16
+    n_layers: int = 4  # with two, the last token gathers the names itself and nothing is stored at the subject
+    seed: int = 0
+    steps: int = 1000
+    checkpoints: int = 2
+    batch: int = 96
+    length: int = 10
+    d_model: int = 64
+    d_mlp: int = 256
+    n_heads: int = 4
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 0.1
+
+    @cached_property
+    def world(self) -> World:
+        """What there is to know."""
+        return world(self.subjects, self.relations, self.objects, seed=self.seed)
+
     @property
-    def kept(self) -> list[int]:
-        """The numbers of steps taken at the checkpoints."""
-        return sorted({round(self.steps * i / max(1, self.checkpoints - 1)) for i in range(self.checkpoints)})
+    def architecture(self) -> dict:
+        """Fields of the native model's configuration."""
+        return _with_mlps(self, d_vocab=len(self.world.words), n_ctx=self.length, act_fn="gelu")
+
+    def rows(self, generator: torch.Generator) -> Scored:
+        """One batch of sentences, and in it the answers."""
+        return self.world.rows(self.batch, self.length, generator=generator)
 
 
-RECIPES = {"induction-2l": Recipe(), "induction-1l": Recipe(n_layers=1)}
+@dataclass(frozen=True, kw_only=True)
+class TrigramRecipe:
+    """All that the weights of a model of a table of token triples depend on."""
+
+    facts: int = 512
+    tokens: int = 64
+    n_layers: int = 1
+    seed: int = 0
+    steps: int = 1500
+    checkpoints: int = 2
+    batch: int = 256
+    d_model: int = 64
+    d_mlp: int = 256
+    n_heads: int = 4
+    learning_rate: float = 3e-3
+    warmup: int = 50
+    weight_decay: float = 0.1
+
+    @cached_property
+    def table(self) -> Lookup:
+        """What there is to know."""
+        return lookup(self.facts, self.tokens, seed=self.seed)
+
+    @property
+    def architecture(self) -> dict:
+        """Fields of the native model's configuration."""
+        return _with_mlps(self, d_vocab=self.tokens, n_ctx=3, act_fn="relu")
+
+    def rows(self, generator: torch.Generator) -> Scored:
+        """One batch of triples, and in it their last tokens."""
+        picked = torch.randint(self.facts, (self.batch,), generator=generator)
+        rows = torch.cat([self.table.pairs, self.table.answers[:, None]], 1)[picked]
+        return rows, torch.tensor([False, False, True]).expand_as(rows)
+
+
+AnyRecipe = Recipe | FactRecipe | TrigramRecipe
+RECIPES: dict[str, AnyRecipe] = {
+    "induction-2l": Recipe(),
+    "induction-1l": Recipe(n_layers=1),
+    "facts-4l": FactRecipe(),
+    "trigrams-1l": TrigramRecipe(),
+}
 NAMES = tuple(RECIPES)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model with its course: `curve` has the loss of every training batch on the tokens that an earlier copy
-    determines (nats per token), `states` the weights after some numbers of steps."""
+    """A trained model with its course: `curve` has the loss of every training batch on the tokens that its recipe scores
+    (nats per token), `states` the weights after some numbers of steps."""
 
     model: Model
     curve: tuple[float, ...]
@@ -107,7 +190,7 @@ def train_induction(
     """
     if steps < 1 or checkpoints < 1:
         raise ModelError(f"steps={steps} and checkpoints={checkpoints} must both be 1 or more")
-    return _train(Recipe(n_layers=n_layers, seed=seed, steps=steps, checkpoints=checkpoints), on_step)
+    return train(Recipe(n_layers=n_layers, seed=seed, steps=steps, checkpoints=checkpoints), on_step=on_step)
 
 
 def trained(name: str, *, on_step: Callable[[int, float], None] | None = None) -> Trained:
@@ -130,7 +213,7 @@ def folder(name: str, *, on_step: Callable[[int, float], None] | None = None) ->
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=kept.parent, prefix=f".{kept.name}-"))
         try:
-            _write(_train(recipe, on_step), partial)
+            _write(train(recipe, on_step=on_step), partial)
             shutil.rmtree(kept, ignore_errors=True)
             os.replace(partial, kept)
         finally:
@@ -143,28 +226,40 @@ def cache() -> Path:
     return Path(os.environ.get("INTERP_CACHE") or Path.home() / ".cache" / "interp")
 
 
-def _train(recipe: Recipe, on_step: Callable[[int, float], None] | None) -> Trained:
+def train(recipe: AnyRecipe, *, on_step: Callable[[int, float], None] | None = None) -> Trained:
+    """The model of a recipe, and its course. Not cached."""
     module = native_module(recipe.architecture, recipe.seed)
-    curve, kept = [], set(recipe.kept)
+    curve = []
+    kept = {round(recipe.steps * i / max(1, recipe.checkpoints - 1)) for i in range(recipe.checkpoints)}
     states = {0: _copy(module)} if 0 in kept else {}
     generator = torch.Generator().manual_seed(recipe.seed)
-    drawn = (repeated_random(recipe.batch, recipe.length, recipe.d_vocab, generator=generator) for _ in range(recipe.steps))
-    for_training, for_curve = tee(drawn)
+    for_training, for_curve = tee(recipe.rows(generator) for _ in range(recipe.steps))
     losses = fit(
         module,
-        (rows.tokens for rows in for_training),
+        (tokens for tokens, _ in for_training),
         learning_rate=recipe.learning_rate,
         warmup=recipe.warmup,
         weight_decay=recipe.weight_decay,
     )
-    for step, (loss, rows) in enumerate(zip(losses, for_curve, strict=True), start=1):
-        curve.append(float(loss[rows.is_copy[:, 1:]].mean()))
+    for step, (loss, (_, scored)) in enumerate(zip(losses, for_curve, strict=True), start=1):
+        curve.append(float(loss[scored[:, 1:]].mean()))
         if step in kept:
             states[step] = _copy(module)
         if on_step is not None:
             on_step(step, curve[-1])
-    name = next((name for name, known in RECIPES.items() if known == recipe), f"induction-{recipe.n_layers}l")
+    name = next((name for name, known in RECIPES.items() if known == recipe), type(recipe).__name__)
     return Trained(Model.wrap(module.eval(), name=name), tuple(curve), states)
+
+
+def _with_mlps(recipe: FactRecipe | TrigramRecipe, **more: Any) -> dict[str, Any]:
+    return {
+        "d_model": recipe.d_model,
+        "d_head": recipe.d_model // recipe.n_heads,
+        "n_heads": recipe.n_heads,
+        "n_layers": recipe.n_layers,
+        "d_mlp": recipe.d_mlp,
+        "normalization_type": "LN",
+    } | more
 
 
 def _copy(module: torch.nn.Module) -> dict[str, Tensor]:

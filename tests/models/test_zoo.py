@@ -1,5 +1,7 @@
 """Claims about models trained on demand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_checkpoints_run_from_before_the_first_step_to_the_trained_model():
 
 def test_zoo_models_are_trained_once_and_then_read(small, monkeypatch):
     first = Model.load("induction-2l")
-    monkeypatch.setattr(zoo, "_train", None)
+    monkeypatch.setattr(zoo, "train", None)
     assert Model.load("induction-2l").fingerprint == first.fingerprint
     course = zoo.trained("induction-2l")
     assert course.model.fingerprint == first.fingerprint
@@ -57,6 +59,22 @@ def test_training_that_breaks_off_leaves_nothing(small, monkeypatch):
 def test_training_needs_steps_and_checkpoints():
     with pytest.raises(ModelError, match="steps=0 and checkpoints=2 must both be 1 or more"):
         zoo.train_induction(steps=0, checkpoints=2)
+
+
+@pytest.mark.parametrize("recipe", [zoo.FactRecipe(steps=2, batch=8), zoo.TrigramRecipe(steps=2, batch=8)])
+def test_models_of_facts_are_a_function_of_their_recipe(recipe):
+    first, again = zoo.train(recipe), zoo.train(recipe)
+    other = zoo.train(replace(recipe, seed=1))
+    assert first.model.fingerprint == again.model.fingerprint != other.model.fingerprint
+    assert [step for step, _ in first.checkpoints] == [0, 2] and len(first.curve) == 2
+
+
+@pytest.mark.parametrize("recipe", [zoo.FactRecipe(batch=64), zoo.TrigramRecipe(batch=64)])
+def test_the_curve_tells_the_loss_on_answers_alone(recipe):
+    tokens, scored = recipe.rows(torch.Generator().manual_seed(0))
+    assert (scored.sum(1) == 1).all()
+    answers = recipe.world.answers if isinstance(recipe, zoo.FactRecipe) else recipe.table.answers
+    assert torch.isin(tokens[scored], answers).all()
 
 
 @pytest.mark.slow

@@ -1,0 +1,48 @@
+"""E15 in a reduced form that still asserts."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from interp.experiment import discovery
+from interp.report import Report
+
+
+@pytest.fixture(scope="module")
+def e15() -> ModuleType:
+    found = discovery.find("E15")
+    discovery.load(found)
+    return sys.modules[f"interp_experiment_{found.name}"]
+
+
+@pytest.fixture(scope="module")
+def report(e15: ModuleType) -> Report:
+    report = Report("E15", "memory")
+    e15.run(e15.Config(edited=8, draws=8, steps=400), report)
+    return report
+
+
+@pytest.mark.slow
+def test_every_claim_holds_and_no_control_does(report: Report) -> None:
+    assert {claim.id: claim.verdict for claim in report.claims if claim.verdict != "PASS"} == {}
+    assert len(report.claims) == 17
+    for claim in report.claims:
+        assert claim.control is not None and claim.target is not None
+        assert not claim.target.holds(*claim.control.ends), claim.id
+
+
+@pytest.mark.slow
+def test_the_report_shows_capacity_temperature_and_triples(report: Report) -> None:
+    assert [figure.name for figure in report.blocks("figure")] == ["capacity", "temperature", "triples"]
+    assert [table.name for table in report.blocks("table")] == ["edits", "capacity"]
+
+
+def test_edits_by_the_second_moment_never_disturb_other_keys_more(e15: ModuleType) -> None:
+    config = e15.Config(d_capacity=16)
+    for draw in range(5):
+        for decay in (0.0, 1.0):
+            ours, plain = e15.edit_damage(config, draw, decay)
+            assert ours <= 1.05 * plain
