@@ -83,11 +83,15 @@ def _batch_topk(d_in: int, d_sae: int, l0: float) -> _Plan:
 
 
 def _matryoshka(d_in: int, d_sae: int, l0: float) -> _Plan:
-    return _Plan(BatchTopK(l0), _nested(d_sae, l0))
+    """Dense nesting: F1 .93 on features that hang together (docs/recovery.md), .91 with what suits the refined encoder below."""
+    widths = _widths(d_sae, l0, (4, 8, 16, 32, 48, 64, 96))
+    return _Plan(BatchTopK(l0), Reconstruction(widths=widths, inner=1.0, resort_every=100))
 
 
 def _lista_matryoshka(d_in: int, d_sae: int, l0: float) -> _Plan:
-    objective = _nested(d_sae, l0, k_start=min(3 * l0, d_sae))
+    """Sparse nesting: F1 .93 on the same, .88 with what suits Matryoshka alone."""
+    widths = _widths(d_sae, l0, (1, 4, 16, 32, 64))
+    objective = Reconstruction(widths=widths, k_start=min(3 * l0, d_sae), resort_every=1000)
     return _Plan(BatchTopK(l0), objective, refinement=REFINEMENT)
 
 
@@ -128,14 +132,9 @@ ARCHITECTURES: dict[str, Callable[[int, int, float], _Plan]] = {
 """Every architecture by name."""
 
 
-def _nested(d_sae: int, l0: float, k_start: float | None = None) -> Reconstruction:
-    """Inner losses at 1, 2, 4, 8, 12, 16 and 24 32nds of the latents where that is more than fire; sorted every 100 steps.
-
-    Features that hang together, 1M rows (docs/recovery.md): F1 .93 and MCC .79 with these; .91 and .78 with widths of a 128th, a
-    32nd, an 8th, a quarter and a half at half the weight, sorted every 1000 steps.
-    """
-    widths = tuple(width for share in (1, 2, 4, 8, 12, 16, 24) if (width := d_sae * share // 32) > l0)
-    return Reconstruction(widths=widths, inner=1.0, k_start=k_start, resort_every=100)
+def _widths(d_sae: int, l0: float, shares: tuple[int, ...]) -> tuple[int, ...]:
+    """So many 128ths of the latents, where that is more than fire."""
+    return tuple(width for share in shares if (width := d_sae * share // 128) > l0)
 
 
 def _start(d_in: int, d_sae: int, l0: float) -> float:
