@@ -40,7 +40,7 @@ class Config:
     seed: int = 0
 
 
-QUICK = {"steps": 800, "traced": 48, "edited": 24, "samples": 2, "attributed": 16}
+QUICK = {"traced": 48, "samples": 2, "attributed": 24}
 
 MENG, DAI, HASE = "Meng et al. 2022", "Dai et al. 2022", "Hase et al. 2023"
 ISSUE = "target of this report"
