@@ -257,7 +257,7 @@ def report_tracing(config: Config, report: Report, model: Model, world: World) -
     for state, effect in effects.items():
         table = effect.mean("example").table()
         order = list(effect.coords["role"])
-        table["place"] = [f"{order.index(role)} {role}" for role in table["role"]]
+        table["place"] = [f"{order.index(role)} {role}".replace(" ", "\n") for role in table["role"]]
         report.figure(
             f"trace-{state}",
             figures.heatmap(table, "place", "layer", "effect", centre=0.0, title=f"What restoring brings back: {state}"),

@@ -110,7 +110,8 @@ def composition(model: Model, tokens: Int[Tensor, "batch pos"], where: Bool[Tens
     """How each layer's prediction comes about (Geva et al. 2021, section 5): Measurement(property, layer, example), 0 or 1.
 
     An example is a position in `where`, row by row. With "prediction" for the first token that a part of the stream says
-    through the final norm and the unembedding:
+    through the final norm and the unembedding::
+
         saturated    the stream before the layer's MLP predicts what the model predicts in the end
         intersects   what the MLP writes predicts the first token of one of its active memories (m > 0)
         residual     the stream predicts the same after the MLP as before, and the MLP something else

@@ -34,8 +34,8 @@ class SparseAutoencoder(nn.Module):
     d_out: None for an autoencoder, which reconstructs what it reads; a size for a transcoder, even where it equals d_in.
     skip: gives a transcoder a linear path of its own, W_skip [d_in d_out], 0 at the start (Paulo et al. 2025, arXiv:2501.18823).
     parts: names and sizes of the activations that a crosscoder writes side by side; they add up to its d_out.
-    refinement: step η of a second look at the input, after first codes (`refined`); 0 for none. `draft` is the activation of
-        the first codes, which has a threshold of its own.
+    refinement: step η of a second look at the input, after first codes (`refined`); 0 for none. The activation of the first
+    codes, `draft`, has a threshold of its own.
 
     Parameters: W_enc [d_in d_sae] (stored latent by latent), W_dec [d_sae d_out] with unit rows, b_enc [d_sae], b_dec [d_out];
     buffers `scale` and `scale_out`, what inputs and targets are multiplied by: one number, or one per dimension (1 until
