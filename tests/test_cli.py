@@ -294,6 +294,7 @@ def test_planted_features_are_trained_on_and_scored_against_their_dictionary(cap
         (("--synthetic", "tiny", "--l0", "2", "2"), "asked for twice; give every value once"),
         (("--synthetic", "tiny", "--arch", "topkk"), "no architecture is called 'topkk' (did you mean topk?)"),
         (("--hook", "a", "b", "--target", "c"), "a transcoder reads one hook, and --hook names 2"),
+        (("--synthetic", "tiny", "--track", "paper"), "invalid choice 'paper'"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused_before_it_starts(arguments, said, capsys, toy):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from interp.cli import Answer
 from interp.errors import ConfigError
@@ -61,6 +61,7 @@ def train_sae(
     tokens: int = 2_000_000,
     batch: int = 1024,
     checkpoint_every: int = 1000,
+    track: Literal["log", "tensorboard", "wandb"] = "log",
     device: flags.Device = "auto",
     resume: bool = False,
 ) -> Answer:
@@ -85,6 +86,7 @@ def train_sae(
         tokens: tokens to train on
         batch: tokens per step
         checkpoint_every: steps
+        track: where to follow the training, beside the log in --out
         device: where everything runs
         resume: go on from the last checkpoint in --out
     """
@@ -100,7 +102,13 @@ def train_sae(
     )
     runs = _runs(source, skip=skip, arch=arch, d_sae=d_sae, l0=l0, learning_rate=learning_rate, seed=seed, device=place)
     histories = train_many(
-        runs, source.stream, steps=steps, directory=out, checkpoint_every=checkpoint_every, resume=resume, progress=_notes(steps)
+        runs,
+        source.stream,
+        steps=steps,
+        directory=out,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        progress=_followed(track, out, steps),
     )
     for name, run in runs.items():
         folder = out if len(runs) == 1 else out / name
@@ -251,6 +259,23 @@ def _runs(
         )
         runs[name] = Run(sae=sae.to(device), objective=objective, learning_rate=chosen["lr"])
     return runs
+
+
+def _followed(track: str, out: Path, steps: int) -> Callable[[str, dict[str, float]], None]:
+    """What is told of every row of a history."""
+    from interp.sae import trackers
+
+    listeners = [_notes(steps)]
+    if track == "tensorboard":
+        listeners.append(trackers.tensorboard(out / "tensorboard"))
+    elif track == "wandb":
+        listeners.append(trackers.weights_and_biases("interp", name=out.name))
+
+    def tell(name: str, row: dict[str, float]) -> None:
+        for listener in listeners:
+            listener(name, row)
+
+    return tell
 
 
 def _notes(steps: int) -> Callable[[str, dict[str, float]], None]:
