@@ -264,6 +264,8 @@ def test_autoencoders_are_trained_scored_read_and_converted(capsys, toy, tmp_pat
     code, out, err = interp("eval-sae", "sae/topk", *few, "--spliced", "1", "--probed", "1500", capsys=capsys)
     assert code in (0, 1), err
     assert "SAE.explained" in out and "SAE.loss-recovered" in out and "SAE.features-labels" in out
+    (page,) = Path("reports/eval_sae").glob("*/report.html")
+    assert "trained on this very corpus" in page.read_text(encoding="utf-8")
     code, out, err = interp("features", "sae/batchtopk", *few, "--token", "(", "--shown", "6", capsys=capsys)
     assert code in (0, 1), err
     assert "FEATURES.rules" in out and "the rules of 6 features" in out

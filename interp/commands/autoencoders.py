@@ -32,6 +32,13 @@ class Subject:
     target: str | None  # what it writes, if that is not what it reads
     text: LabelledText
     seen: list[ActivationBatch]
+    trained_on: bool  # whether it was trained on this very corpus
+
+    @property
+    def warning(self) -> str:
+        """What a reader must know of the text."""
+        told = "The autoencoder was trained on this very corpus; give another --corpus to see how it does on new text."
+        return told if self.trained_on else ""
 
     @property
     def rows(self) -> Tensor:
@@ -73,7 +80,8 @@ def opened(
         text = LabelledText.read(texts, tokenizer, context=min(loaded.n_ctx, int(made.get("context_size") or loaded.n_ctx)))
         read = dict.fromkeys((*hooks, *_one(target)))
         seen = list(harvest(loaded, text.batches, list(read)))
-    return Subject(saved.sae.to(device), loaded, hooks, target, text, seen)
+    trained_on = made.get("dataset_revision") == texts.revision
+    return Subject(saved.sae.to(device), loaded, hooks, target, text, seen, trained_on)
 
 
 def _one(value: Any) -> tuple[Any, ...]:

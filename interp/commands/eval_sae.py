@@ -74,6 +74,8 @@ def run(config: Config, report: Report) -> None:
         config.sae, model=config.model, hook=config.hook, target=config.target, corpus=config.corpus,
         max_tokens=config.max_tokens, device=config.device,
     )  # fmt: skip
+    if subject.warning:
+        report.text(subject.warning)
     random = subject.sae.untrained(config.seed + 1)
     report_code(config, report, subject, random)
     report_splice(config, report, subject, random)

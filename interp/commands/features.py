@@ -75,6 +75,8 @@ def run(config: Config, report: Report) -> None:
         config.sae, model=config.model, hook=config.hook, target=config.target, corpus=config.corpus,
         max_tokens=config.max_tokens, device=config.device,
     )  # fmt: skip
+    if subject.warning:
+        report.text(subject.warning)
     text, sae = subject.text, subject.sae
     with experiment.stage("read the features"):
         codes = features.codes(sae, subject.rows)
