@@ -123,7 +123,7 @@ def rules_by_column(explained: pd.DataFrame) -> dict[int, Rule]:
 
 def _in_residual(model: Model, hook: str, directions: Float[Tensor, "feature d"]) -> Float[Tensor, "feature d_model"] | None:
     """What directions at a hook add to the residual stream: heads side by side go through W_O. None for hooks elsewhere."""
-    if re.search(r"hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)$", hook):
+    if re.fullmatch(r"[\w.]*hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)", hook):
         return directions
     if found := re.fullmatch(r"blocks\.(\d+)\.attn\.hook_z", hook):
         by_head = directions.unflatten(1, (model.n_heads, -1))

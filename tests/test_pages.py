@@ -101,3 +101,10 @@ def test_places_that_are_none_give_no_example(text):
     (example,) = found
     assert (example.document, example.position, example.focus) == ("2.py", 0, 3)
     assert list(example.activations) == list(range(24, 36))
+
+
+def test_the_directions_of_a_crosscoder_are_no_place_in_the_residual_stream():
+    model, directions = Model.load("stdlib-4l"), torch.ones(2, 384)
+    both = "blocks.2.hook_resid_post + blocks.3.hook_resid_post"
+    assert pages._in_residual(model, both, directions) is None
+    assert pages._in_residual(model, "blocks.2.hook_resid_post", directions[:, :192]) is not None
