@@ -11,7 +11,6 @@ processes.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import subprocess
@@ -19,9 +18,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from rows import Row, show
 
 BATCH, CONTEXT = 8, 128
 MIDDLE, LAST = "blocks.5.hook_resid_post", "blocks.11.hook_resid_post"
@@ -29,17 +29,6 @@ PER_HARVEST = 2
 """Token batches in one timed harvest; each fills a shard, so every batch pays for a commit."""
 MEMORY_BATCHES = 24
 MEMORY_SHARD = 16 << 20
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. `target` is "" for lines that are there to compare with."""
-
-    name: str
-    value: float
-    unit: str
-    target: str = ""
-    passed: bool | None = None
 
 
 def main() -> int:
@@ -52,12 +41,7 @@ def main() -> int:
         print(_peak_of_a_harvest(options.peak))
         return 0
     rows = [*memory(), *timings(options.repeats)]  # memory first: a child's peak counts what its parent held when it started
-    for row in rows:
-        verdict = {None: "", True: "PASS", False: "FAIL"}[row.passed]
-        print(f"{row.name:58} {row.value:10.3f} {row.unit:22} {row.target:10} {verdict}")
-    if options.json is not None:
-        options.json.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    return int(any(row.passed is False for row in rows))
+    return show(rows, options.json)
 
 
 def memory() -> list[Row]:

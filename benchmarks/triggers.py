@@ -11,30 +11,19 @@ processes, on a quarter of the tokens and on all of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from rows import Row, show
+
 MODEL, CONTEXT, BATCH = "stdlib-4l", 256, 16
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table. `target` is "" for lines that are there to compare with."""
-
-    name: str
-    value: float
-    unit: str
-    target: str = ""
-    passed: bool | None = None
 
 
 def main() -> int:
@@ -47,12 +36,7 @@ def main() -> int:
         print(peak_of_a_pass(options.peak))
         return 0
     rows = [*memory(options.tokens), *timings(options.tokens)]  # a child's peak counts what its parent held when it started
-    for row in rows:
-        verdict = {None: "", True: "PASS", False: "FAIL"}[row.passed]
-        print(f"{row.name:58} {row.value:10.3f} {row.unit:16} {row.target:10} {verdict}")
-    if options.json is not None:
-        options.json.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    return int(any(row.passed is False for row in rows))
+    return show(rows, options.json)
 
 
 def memory(tokens: int) -> list[Row]:

@@ -71,39 +71,23 @@ def drawn(config: Config, keys: int) -> np.ndarray:
 def report_lookup(config: Config, report: Report) -> None:
     """What goes to the wrong keys falls exponentially in gap over temperature, and the error of the value with it."""
     report.section("A lookup and its error")
-    excess, values, shuffled, rows = [], [], [], []
-    for keys in config.keys:
-        scores = drawn(config, keys)
-        rng = stats.generator(config.seed, "values", keys)
-        stored = rng.standard_normal((keys, config.width))
-        stored /= np.linalg.norm(stored, axis=1, keepdims=True)
-        ordered = np.sort(scores, axis=1)
-        gap = ordered[:, -1] - ordered[:, -2]
-        for temperature in config.temperatures:
-            weights = softmax(scores, temperature)
-            missed = 1 - weights.max(1)
-            bound = (keys - 1) * np.exp(-gap / temperature)
-            error = np.linalg.norm(weights @ stored - stored[scores.argmax(1)], axis=1)
-            excess.append((missed - bound).max())
-            values.append((error - 2 * missed).max())
-            shuffled.append((missed - rng.permutation(bound)).max())
-            rows.append({"keys": keys, "temperature": temperature, "missed": missed.mean(), "value error": error.mean()})
+    table = pd.DataFrame([look_up(config, keys, temperature) for keys in config.keys for temperature in config.temperatures])
     report.claim(
         "lookup-bound",
         "1 − p_max exceeds (n − 1) e^(−Δ/T), with Δ the gap between the two best scores, by at most",
-        float(max(excess)),
+        table.excess.max(),
         at_most=1e-12,
         source=CLOSED,
-        control=float(max(shuffled)),
+        control=table.shuffled.max(),
         control_text="gaps of other queries",
     )
     report.claim(
         "value-bound",
         "the value looked up misses the best key's (all of length 1) by more than 2 (1 − p_max) by at most",
-        float(max(values)),
+        table.value_excess.max(),
         at_most=1e-12,
         source="triangle inequality",
-        control=float(max(row["value error"] - row["missed"] for row in rows)),
+        control=(table["value error"] - table.missed).max(),
         control_text="a bound of half the size",
     )
     equal, wrong = equal_gaps(config)
@@ -116,7 +100,6 @@ def report_lookup(config: Config, report: Report) -> None:
         control=wrong,
         control_text="the bound itself, without its denominator",
     )
-    table = pd.DataFrame(rows)
     report.figure(
         "lookup",
         figures.lines(
@@ -134,6 +117,27 @@ def report_lookup(config: Config, report: Report) -> None:
         caption="Share of the attention that misses the best key, for Gaussian scores.",
         alt="Curves that rise from 0 to nearly 1 with temperature, earlier for more keys.",
     )
+
+
+def look_up(config: Config, keys: int, temperature: float) -> dict[str, float]:
+    """What goes to the wrong keys and what the value misses, in the mean; and by how much either exceeds its bound at most."""
+    scores = drawn(config, keys)
+    rng = stats.generator(config.seed, "values", keys)
+    stored = rng.standard_normal((keys, config.width))
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    ordered, weights = np.sort(scores, axis=1), softmax(scores, temperature)
+    missed = 1 - weights.max(1)
+    bound = (keys - 1) * np.exp((ordered[:, -2] - ordered[:, -1]) / temperature)
+    error = np.linalg.norm(weights @ stored - stored[scores.argmax(1)], axis=1)
+    return {
+        "keys": keys,
+        "temperature": temperature,
+        "missed": missed.mean(),
+        "value error": error.mean(),
+        "excess": (missed - bound).max(),
+        "value_excess": (error - 2 * missed).max(),
+        "shuffled": (missed - rng.permutation(bound)).max(),
+    }
 
 
 def equal_gaps(config: Config) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from interp.association import auroc
 from interp.models.hooked import Model
+from interp.models.norms import folded
 from interp.report import Example, Feature, FeatureDashboard, Rule
 from interp.sae import features
 from interp.sae.autoencoder import SparseAutoencoder
@@ -71,7 +72,7 @@ def feature_dashboard(
     areas = np.nan_to_num(auroc(codes[:, chosen], np.stack(list(labels.values()), axis=1)))
     directions = sae.W_dec.detach()[chosen.tolist()]
     written = _in_residual(model, hook, directions)
-    effects = None if written is None else features.logit_effects(written, model.W_U, gain=model.weight("ln_final.w"))
+    effects = None if written is None else features.logit_effects(written, folded(model, "ln_final", model.W_U))
     near, together = features.nearest_by_decoder(sae, chosen, 5), book.coactivation(5)
     measure, heads = _heads(model, hook, directions)
     told = rules_by_column(explained)

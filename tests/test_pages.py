@@ -9,6 +9,7 @@ from scipy import sparse
 from interp import pages
 from interp.activations import harvest
 from interp.models.hooked import Model
+from interp.models.norms import folded
 from interp.sae import features
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
@@ -86,7 +87,7 @@ def test_only_heads_that_write_into_the_hook_are_named(model, text, hook, heads)
 def test_directions_of_head_outputs_reach_the_logits_through_w_o(model, text):
     sae, shown = dashboard(model, text, "blocks.1.attn.hook_z")
     written = torch.einsum("hd,hdm->m", sae.W_dec.detach()[0].view(2, 8), model.weight("blocks.1.attn.W_O").detach())
-    effect = features.logit_effects(written[None], model.W_U, gain=model.weight("ln_final.w"))[0]
+    effect = features.logit_effects(written[None], folded(model, "ln_final", model.W_U))[0]
     assert shown.features[0].boosted[0] == (effect.argmax(), pytest.approx(effect.max()))
 
 

@@ -54,20 +54,28 @@ def rows_of_all(seen: list[ActivationBatch], hooks: tuple[str, ...]) -> Tensor:
 
 
 def opened(
-    sae: Path, *, model: str | None, hook: tuple[str, ...], target: str | None, corpus: str, max_tokens: int, device: str
+    saved: formats.Saved,
+    folder: Path,
+    *,
+    model: str | None,
+    hook: tuple[str, ...],
+    target: str | None,
+    corpus: str,
+    max_tokens: int,
+    device: str,
 ) -> Subject:
-    """Loads everything and reads the text once; what is None or empty comes from the autoencoder's metadata.
+    """Loads the model of an autoencoder from `folder` and reads the text once; what is None or empty comes from its metadata.
 
-    Raises StoreError for a broken or unfitting autoencoder, ConfigError where neither flags nor metadata name a model and hook.
+    Raises StoreError for another model than the one it was trained on, ConfigError where neither flags nor metadata name a model
+    and hook.
     """
-    saved = formats.load(sae)
     made = saved.metadata
     name, hooks = model or made.get("model_name"), hook or tuple(made.get("hook_names") or ()) or _one(made.get("hook_name"))
     if not name or not hooks:
-        raise ConfigError(f"{sae} does not say which model and hook it was trained on; give --model and --hook")
+        raise ConfigError(f"{folder} does not say which model and hook it was trained on; give --model and --hook")
     loaded = Model.load(name, device=device)
     if model is None:
-        formats.load(sae, model_fingerprint=loaded.fingerprint)
+        formats.check_made_for(folder, made, model_fingerprint=loaded.fingerprint)
     tokenizer = loaded.tokenizer
     if tokenizer is None:
         raise ConfigError(f"{name} has no tokenizer here, so it cannot read --corpus {corpus}")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp import experiment
 from interp.cli import Answer
-from interp.commands.run import run_experiment
-from interp.errors import ConfigError
+from interp.commands.run import run_command
 from interp.experiment import discovery
 from interp.experiment.flags import Device
 
@@ -51,11 +50,8 @@ QUICK = {"max_tokens": 15_000, "spliced": 2, "probed": 4_000}
 
 def main(argv: Sequence[str], *, prog: str) -> Answer:
     """Takes the autoencoder as first argument, and the flags of an experiment after it."""
-    if not argv:
-        raise ConfigError(f"usage: {prog} SAE [flags]; `{prog} --help` lists the flags")
-    arguments = list(argv) if argv[0].startswith("-") else ["--sae", *argv]
     definition = discovery.Definition(config=Config, run=run, quick=QUICK)
-    return run_experiment(discovery.read(Path(__file__)), definition, arguments, prog=prog)
+    return run_command(Path(__file__), definition, argv, prog=prog, subject="sae")
 
 
 def run(config: Config, report: Report) -> None:
@@ -71,7 +67,7 @@ def run(config: Config, report: Report) -> None:
         report_recovery(config, report, sae, preset(planted, seed=int(saved.metadata.get("synthetic_seed", 0))).to(config.device))
         return
     subject = opened(
-        config.sae, model=config.model, hook=config.hook, target=config.target, corpus=config.corpus,
+        saved, config.sae, model=config.model, hook=config.hook, target=config.target, corpus=config.corpus,
         max_tokens=config.max_tokens, device=config.device,
     )  # fmt: skip
     if subject.warning:

@@ -14,7 +14,7 @@ import numpy as np
 
 from interp import experiment
 from interp.cli import Answer
-from interp.commands.run import run_experiment
+from interp.commands.run import run_command
 from interp.errors import ConfigError
 from interp.experiment import discovery
 from interp.experiment.flags import Device
@@ -55,24 +55,21 @@ QUICK = {"max_tokens": 15_000, "shown": 32}
 
 def main(argv: Sequence[str], *, prog: str) -> Answer:
     """Takes the autoencoder as first argument, and the flags of an experiment after it."""
-    if not argv:
-        raise ConfigError(f"usage: {prog} SAE [flags]; `{prog} --help` lists the flags")
-    arguments = list(argv) if argv[0].startswith("-") else ["--sae", *argv]
     definition = discovery.Definition(config=Config, run=run, quick=QUICK)
-    return run_experiment(discovery.read(Path(__file__)), definition, arguments, prog=prog)
+    return run_command(Path(__file__), definition, argv, prog=prog, subject="sae")
 
 
 def run(config: Config, report: Report) -> None:
     """Rules for the features asked for, and a page of each."""
     from interp import association, pages, rules
     from interp.commands.autoencoders import opened
-    from interp.sae import features
+    from interp.sae import features, formats
 
     asked = [name for name in ("feature", "label", "token", "prompt") if getattr(config, name)]
     if len(asked) > 1:
         raise ConfigError(f"--{' and --'.join(asked)} choose features in different ways; give one of them")
     subject = opened(
-        config.sae, model=config.model, hook=config.hook, target=config.target, corpus=config.corpus,
+        formats.load(config.sae), config.sae, model=config.model, hook=config.hook, target=config.target, corpus=config.corpus,
         max_tokens=config.max_tokens, device=config.device,
     )  # fmt: skip
     if subject.warning:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from interp import experiment
 from interp.cli import Answer
-from interp.commands.run import run_experiment
+from interp.commands.run import run_command
 from interp.errors import ConfigError, CorpusError
 from interp.experiment import discovery
 
@@ -49,11 +49,8 @@ QUICK = {"max_tokens": 20_000}
 
 def main(argv: Sequence[str], *, prog: str) -> Answer:
     """Takes the model as first argument, and the flags of an experiment after it."""
-    if not argv:
-        raise ConfigError(f"usage: {prog} MODEL [flags]; `{prog} --help` lists the flags")
-    arguments = list(argv) if argv[0].startswith("-") else ["--model", *argv]
     definition = discovery.Definition(config=Config, run=run, quick=QUICK)
-    return run_experiment(discovery.read(Path(__file__)), definition, arguments, prog=prog)
+    return run_command(Path(__file__), definition, argv, prog=prog, subject="model")
 
 
 def run(config: Config, report: Report) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from interp import experiment
 from interp.cli import Answer
-from interp.commands.run import run_experiment
-from interp.errors import ConfigError, StoreError
+from interp.commands.run import run_command
+from interp.errors import StoreError
 from interp.experiment import discovery
 
 if TYPE_CHECKING:
@@ -41,11 +41,8 @@ QUICK = {"max_rows": 5_000}
 
 def main(argv: Sequence[str], *, prog: str) -> Answer:
     """Takes the store as first argument, and the flags of an experiment after it."""
-    if not argv:
-        raise ConfigError(f"usage: {prog} STORE [flags]; `{prog} --help` lists the flags")
-    arguments = list(argv) if argv[0].startswith("-") else ["--store", *argv]
     definition = discovery.Definition(config=Config, run=run, quick=QUICK)
-    return run_experiment(discovery.read(Path(__file__)), definition, arguments, prog=prog)
+    return run_command(Path(__file__), definition, argv, prog=prog, subject="store")
 
 
 def run(config: Config, report: Report) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from interp.cli import Answer
 from interp.commands.ledger import ledger
@@ -24,6 +25,16 @@ def main(argv: Sequence[str], *, prog: str) -> Answer:
         raise ConfigError(f"name the experiment before its flags: {prog} EXPERIMENT {' '.join(argv)}")
     experiment = discovery.find(argv[0])
     return run_experiment(experiment, discovery.load(experiment), argv[1:], prog=f"{prog} {argv[0]}")
+
+
+def run_command(module: Path, definition: Definition, argv: Sequence[str], *, prog: str, subject: str) -> Answer:
+    """Runs a command that is an experiment about one thing, as `interp probe STORE …` is: `subject` is the setting that its first
+    argument gives.
+    """
+    if not argv:
+        raise ConfigError(f"usage: {prog} {subject.upper()} [flags]; `{prog} --help` lists the flags")
+    arguments = list(argv) if argv[0].startswith("-") else [f"--{subject}", *argv]
+    return run_experiment(discovery.read(module), definition, arguments, prog=prog)
 
 
 def run_experiment(experiment: Experiment, definition: Definition, argv: Sequence[str], *, prog: str) -> Answer:

@@ -25,7 +25,7 @@ from torch import Tensor
 from interp.errors import ModelError
 from interp.measurement import Measurement
 from interp.models.hooked import Model
-from interp.models.norms import takes_mean_out
+from interp.models.norms import gain, takes_mean_out
 from interp.models.runs import Run
 
 SLACK = 1e-4
@@ -176,16 +176,12 @@ class _Asked:
         return self.model.W_U.double().cpu()[:, answers].T, bias
 
     def _through_norm(self, run: Run, u: Float[Tensor, "example d_model"]) -> tuple[Tensor, Float[Tensor, " d_model"]]:
-        """r for every example, and the norm's bias. The norm itself is asked for its gain, up to a factor, and for its scale."""
-        final = self.at(run.activations[_last(self.model)])
+        """r for every example, and the norm's bias. The norm itself says what its scale is here."""
+        final, weight = self.at(run.activations[_last(self.model)]), gain(self.model, "ln_final").double().cpu()
         shift = self._normed(torch.zeros_like(final[:1]))[0]
-        probe = torch.ones(final.shape[-1], dtype=torch.float64)
-        probe[1::2] = -1.0
-        probe[-1] -= probe.sum()  # a vector of mean 0 and no zero, whatever the width
-        gain = (self._normed(probe[None])[0] - shift) / probe
-        linear, normed = self._centred(final) * gain, self._normed(final) - shift
+        linear, normed = self._centred(final) * weight, self._normed(final) - shift
         scale = (linear * normed).sum(-1) / linear.square().sum(-1)
-        return self._centred(gain * u) * scale[:, None], shift
+        return self._centred(weight * u) * scale[:, None], shift
 
     def _normed(self, residual: Tensor) -> Tensor:
         weights = self.model.W_U

@@ -20,10 +20,14 @@ from interp.models.hooked import Model
 
 def folded(model: Model, norm: str, matrix: Float[Tensor, "*heads d_model n"]) -> Float[Tensor, "*heads d_model n"]:
     """The linear part F of reading x through a norm ("blocks.0.ln1", "ln_final") and then a matrix."""
-    gain = getattr(attrgetter(norm)(model.bridge), "weight", None)
-    if gain is not None:
-        matrix = gain.detach().to(matrix)[:, None] * matrix
+    matrix = gain(model, norm).to(matrix)[:, None] * matrix
     return matrix - matrix.mean(-2, keepdim=True) if takes_mean_out(model) else matrix
+
+
+def gain(model: Model, norm: str) -> Float[Tensor, "d_model"]:
+    """What a norm multiplies each dimension by: g, or ones where it has none."""
+    weight = getattr(attrgetter(norm)(model.bridge), "weight", None)
+    return torch.ones(model.d_model, device=model.device) if weight is None else weight.detach()
 
 
 def takes_mean_out(model: Model) -> bool:

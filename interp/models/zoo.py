@@ -39,35 +39,42 @@ Scored = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """All that the weights of an induction model depend on."""
+class _Course:
+    """What all recipes say: the size of the model, and how it is trained."""
 
-    n_layers: int = 2
+    n_layers: int
     seed: int = 0
-    steps: int = 2000
-    checkpoints: int = 40  # states kept, evenly spaced from before the first step to after the last
-    batch: int = 32
-    length: int = 48
-    d_vocab: int = 49
+    steps: int
+    checkpoints: int = 2  # states kept, evenly spaced from before the first step to after the last
+    batch: int
     d_model: int = 64
     n_heads: int = 4
     learning_rate: float = 3e-3
     warmup: int = 50
+    weight_decay: float = 0.1
+
+    def layers(self, **more: Any) -> dict[str, Any]:
+        """Fields of the native model's configuration, and more of them."""
+        own = {"d_model": self.d_model, "d_head": self.d_model // self.n_heads, "n_heads": self.n_heads}
+        return own | {"n_layers": self.n_layers, "normalization_type": "LN"} | more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(_Course):
+    """All that the weights of an induction model depend on."""
+
+    n_layers: int = 2
+    steps: int = 2000
+    checkpoints: int = 40
+    batch: int = 32
+    length: int = 48
+    d_vocab: int = 49
     weight_decay: float = 0.6  # with less, several heads share the work of the previous-token head
 
     @property
     def architecture(self) -> dict:
         """Fields of the native model's configuration."""
-        return {
-            "d_model": self.d_model,
-            "d_head": self.d_model // self.n_heads,
-            "n_heads": self.n_heads,
-            "n_layers": self.n_layers,
-            "n_ctx": self.length,
-            "d_vocab": self.d_vocab,
-            "attn_only": True,
-            "normalization_type": "LN",
-        }
+        return self.layers(n_ctx=self.length, d_vocab=self.d_vocab, attn_only=True)
 
     def rows(self, generator: torch.Generator) -> Scored:
         """One batch, and in it the tokens that an earlier copy determines."""
@@ -76,24 +83,17 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactRecipe:
+class FactRecipe(_Course):
     """All that the weights of a model of a generated world depend on."""
 
     subjects: int = 64
     relations: int = 3
     objects: int = 16
     n_layers: int = 4  # with two, the last token gathers the names itself and nothing is stored at the subject
-    seed: int = 0
     steps: int = 1000
-    checkpoints: int = 2
     batch: int = 96
     length: int = 10
-    d_model: int = 64
     d_mlp: int = 256
-    n_heads: int = 4
-    learning_rate: float = 3e-3
-    warmup: int = 50
-    weight_decay: float = 0.1
 
     @cached_property
     def world(self) -> World:
@@ -103,7 +103,7 @@ class FactRecipe:
     @property
     def architecture(self) -> dict:
         """Fields of the native model's configuration."""
-        return _with_mlps(self, d_vocab=len(self.world.words), n_ctx=self.length, act_fn="gelu")
+        return self.layers(d_mlp=self.d_mlp, d_vocab=len(self.world.words), n_ctx=self.length, act_fn="gelu")
 
     def rows(self, generator: torch.Generator) -> Scored:
         """One batch of sentences, and in it the answers."""
@@ -111,22 +111,15 @@ class FactRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrigramRecipe:
+class TrigramRecipe(_Course):
     """All that the weights of a model of a table of token triples depend on."""
 
     facts: int = 512
     tokens: int = 64
     n_layers: int = 1
-    seed: int = 0
     steps: int = 1500
-    checkpoints: int = 2
     batch: int = 256
-    d_model: int = 64
     d_mlp: int = 256
-    n_heads: int = 4
-    learning_rate: float = 3e-3
-    warmup: int = 50
-    weight_decay: float = 0.1
 
     @cached_property
     def table(self) -> Lookup:
@@ -136,7 +129,7 @@ class TrigramRecipe:
     @property
     def architecture(self) -> dict:
         """Fields of the native model's configuration."""
-        return _with_mlps(self, d_vocab=self.tokens, n_ctx=3, act_fn="relu")
+        return self.layers(d_mlp=self.d_mlp, d_vocab=self.tokens, n_ctx=3, act_fn="relu")
 
     def rows(self, generator: torch.Generator) -> Scored:
         """One batch of triples, and in it their last tokens."""
@@ -249,17 +242,6 @@ def train(recipe: AnyRecipe, *, on_step: Callable[[int, float], None] | None = N
             on_step(step, curve[-1])
     name = next((name for name, known in RECIPES.items() if known == recipe), type(recipe).__name__)
     return Trained(Model.wrap(module.eval(), name=name), tuple(curve), states)
-
-
-def _with_mlps(recipe: FactRecipe | TrigramRecipe, **more: Any) -> dict[str, Any]:
-    return {
-        "d_model": recipe.d_model,
-        "d_head": recipe.d_model // recipe.n_heads,
-        "n_heads": recipe.n_heads,
-        "n_layers": recipe.n_layers,
-        "d_mlp": recipe.d_mlp,
-        "normalization_type": "LN",
-    } | more
 
 
 def _copy(module: torch.nn.Module) -> dict[str, Tensor]:

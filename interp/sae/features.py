@@ -152,17 +152,14 @@ def codes(sae: SparseAutoencoder, activations: Float[Tensor, "row d"]) -> sparse
 
 @torch.no_grad()
 def logit_effects(
-    directions: Float[Tensor, "feature d_model"], unembedding: Float[Tensor, "d_model d_vocab"], *, gain: Tensor | None = None
+    directions: Float[Tensor, "feature d_model"], unembedding: Float[Tensor, "d_model d_vocab"]
 ) -> Float[np.ndarray, "feature d_vocab"]:
     """What a unit of each feature adds to every logit on the direct path, up to the final norm's positive scale.
 
-    The direction is centred over d_model when a final LayerNorm's `gain` is given (LayerNorm removes the mean), multiplied by the
-    gain, and unembedded; the mean over the vocabulary is taken off, since it changes no probability.
+    unembedding: with the final norm folded in, `norms.folded(model, "ln_final", model.W_U)`. The mean over the vocabulary is
+    taken off, since it changes no probability.
     """
-    written = directions.float()
-    if gain is not None:
-        written = (written - written.mean(-1, keepdim=True)) * gain.float()
-    logits = written @ unembedding.float()
+    logits = directions.float() @ unembedding.float()
     return (logits - logits.mean(-1, keepdim=True)).cpu().numpy()
 
 

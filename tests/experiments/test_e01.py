@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from experiment_cases import assert_claims_hold, module_of
 
-from interp.experiment import discovery
 from interp.report import Report
 
 
 @pytest.fixture(scope="module")
 def e01() -> ModuleType:
-    found = discovery.find("E01")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E01")
 
 
 def test_every_claim_holds_and_every_control_misses_its_target(e01: ModuleType) -> None:
     report = Report("E01", "temperature")
     e01.run(e01.Config(lookups=200, prompts=16), report)
     assert len(report.claims) == 7
-    for claim in report.claims:
-        assert claim.verdict == "PASS", claim.id
-        assert claim.control is not None and claim.target is not None
-        assert not claim.target.holds(*claim.control.ends), claim.id
+    assert_claims_hold(report)
 
 
 def test_softmax_and_entropy_are_those_of_torch(e01: ModuleType) -> None:

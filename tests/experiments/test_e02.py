@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from experiment_cases import assert_claims_hold, module_of
 
-from interp.experiment import discovery
 from interp.report import Report
 
 
 @pytest.fixture(scope="module")
 def e02() -> ModuleType:
-    found = discovery.find("E02")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E02")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +31,7 @@ def test_every_claim_holds_at_full_size(report: Report) -> None:
 
 
 def test_every_control_misses_the_target_of_its_claim(report: Report) -> None:
-    for claim in report.claims:
-        assert claim.control is not None and claim.target is not None
-        assert not claim.target.holds(*claim.control.ends), claim.id
+    assert_claims_hold(report)
 
 
 def test_the_report_shows_both_curves_with_their_data(report: Report) -> None:

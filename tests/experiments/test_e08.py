@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from experiment_cases import module_of
 
-from interp.experiment import discovery
 from interp.report import Report
 
 
 @pytest.fixture(scope="module")
 def e08() -> ModuleType:
-    found = discovery.find("E08")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E08")
 
 
 STEPS = np.linspace(0, 100, 101)

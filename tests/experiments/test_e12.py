@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 
 import pytest
 import torch
+from experiment_cases import assert_claims_hold, module_of
 
-from interp.experiment import discovery
 from interp.report import Report
 from interp.superposition import Toy
 
 
 @pytest.fixture(scope="module")
 def e12() -> ModuleType:
-    found = discovery.find("E12")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E12")
 
 
 @pytest.mark.slow
@@ -27,9 +24,7 @@ def test_every_claim_holds_and_every_control_misses_its_target(e12: ModuleType) 
     assert {claim.id: claim.verdict for claim in report.claims} == {
         f"E12.{slug}": "PASS" for slug in ("pentagon", "orthogonal", "worth-it", "pairs")
     }
-    for claim in report.claims:
-        assert claim.control is not None and claim.target is not None
-        assert not claim.target.holds(*claim.control.ends), claim.id
+    assert_claims_hold(report)
 
 
 def test_arrangements_are_told_apart(e12: ModuleType) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 
 import pandas as pd
 import pytest
+from experiment_cases import module_of
 
-from interp.experiment import discovery
 from interp.report import Report
 
 
 @pytest.fixture(scope="module")
 def e14() -> ModuleType:
-    found = discovery.find("E14")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E14")
 
 
 def table(**scores: list[float]) -> pd.DataFrame:

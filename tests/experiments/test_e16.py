@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from experiment_cases import module_of
 
-from interp.experiment import discovery
 from interp.measurement import Measurement
 from interp.mlp import recall
 from interp.models import zoo
@@ -19,9 +18,7 @@ from interp.tasks.facts import world
 
 @pytest.fixture(scope="module")
 def e16() -> ModuleType:
-    found = discovery.find("E16")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E16")
 
 
 def test_a_lead_is_taken_over_the_strongest_rival(e16: ModuleType) -> None:

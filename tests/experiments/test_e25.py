@@ -1,13 +1,12 @@
 """E25 in reduced form: on a few held-out documents, with a small autoencoder, everything but the stated loss still holds."""
 
 import io
-import sys
 
 import pandas as pd
 import pytest
+from experiment_cases import module_of
 
 from interp.activations import harvest
-from interp.experiment import discovery
 from interp.models.hooked import Model
 from interp.report import Report
 from interp.text import resolve
@@ -19,9 +18,7 @@ NAMES = {"queue.py", "cmd.py", "modulefinder.py", "json/__init__.py", "operator.
 
 @pytest.fixture(scope="module")
 def e25():
-    found = discovery.find("E25")
-    discovery.load(found)
-    return sys.modules[f"interp_experiment_{found.name}"]
+    return module_of("E25")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,8 @@
 """E27 in reduced form: on a few held-out documents the claims hold, and their controls would not pass."""
 
-import sys
-
 import pytest
+from experiment_cases import module_of
 
-from interp.experiment import discovery
 from interp.models.hooked import Model
 from interp.report import Report
 from interp.text import resolve
@@ -15,9 +13,7 @@ NAMES = {"queue.py", "cmd.py", "modulefinder.py"}
 
 @pytest.fixture(scope="module")
 def report():
-    found = discovery.find("E27")
-    discovery.load(found)
-    e27 = sys.modules[f"interp_experiment_{found.name}"]
+    e27 = module_of("E27")
     config = e27.Config(scored_tokens=500, prompts=1, targets=8, shown=3)
     model = Model.load("stdlib-4l")
     assert model.tokenizer is not None

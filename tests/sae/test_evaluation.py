@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from spliced_cases import tiny_model
 from torch.nn import functional as F
 
 from interp.errors import HookError, TrainingError
-from interp.models.hooked import Edit, Model
+from interp.models.hooked import Edit
 from interp.sae import evaluation
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
@@ -158,12 +159,7 @@ def test_an_empty_stream_and_rows_of_another_size_are_refused(sae):
 
 @pytest.fixture(scope="module")
 def model():
-    config = {"d_model": 16, "d_head": 8, "n_heads": 2, "n_layers": 2, "n_ctx": 12, "d_vocab": 20, "d_mlp": 32, "act_fn": "gelu"}
-    model = Model.native(config, seed=0)
-    with torch.no_grad():
-        for parameter in model.bridge.parameters():
-            parameter.mul_(4.0)
-    return model
+    return tiny_model(4.0)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from model_shapes import build
 
 from interp.errors import ConfigError, TrainingError
+from interp.models.norms import folded
 from interp.sae import features
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
@@ -100,16 +102,19 @@ def test_a_choice_of_features_gives_the_same_pages(sae, rows, book):
     assert some.coactivation(4) == [book.coactivation(4)[7], book.coactivation(4)[3]]
 
 
-def test_logit_effects_are_the_direct_path_through_gain_and_unembedding():
-    direction, unembedding, gain = (
-        torch.eye(3)[:1],
-        torch.randn(3, 5, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([2.0, 1, 1]),
-    )
-    plain = direction @ unembedding
-    np.testing.assert_allclose(features.logit_effects(direction, unembedding), plain - plain.mean(), rtol=1e-5)
-    normed = (torch.tensor([[2 / 3, -1 / 3, -1 / 3]]) * gain) @ unembedding
-    np.testing.assert_allclose(features.logit_effects(direction, unembedding, gain=gain), normed - normed.mean(), rtol=1e-5)
+@pytest.mark.parametrize("shape", ["native", "gated"])  # layer norm, and RMS norm, which leaves the mean in
+def test_logit_effects_are_the_direct_path_through_the_final_norm_of_the_model(shape):
+    model, generator = build(shape), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        model.bridge.ln_final.weight.uniform_(0.5, 2.0, generator=generator)
+    directions = torch.randn(3, 16, generator=generator)
+    effects = features.logit_effects(directions, folded(model, "ln_final", model.W_U))
+    alone = ((model.final_norm(directions) - model.final_norm(torch.zeros(3, 16))) @ model.W_U).numpy()
+    alone = alone - alone.mean(1, keepdims=True)
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (effects, alone)]
+    np.testing.assert_allclose(*unit, atol=1e-5)
+    plain = directions @ model.W_U
+    np.testing.assert_allclose(features.logit_effects(directions, model.W_U), plain - plain.mean(1, keepdim=True), atol=1e-5)
 
 
 def test_a_direction_a_head_writes_has_cosine_one_with_it_and_a_random_one_what_chance_gives():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from spliced_cases import made, most_of, tiny_model, tiny_tokens
 
 from interp.errors import ConfigError, HookError
 from interp.models.hooked import Model
@@ -29,36 +30,17 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def model():
-    config = {"d_model": 16, "d_head": 8, "n_heads": 2, "n_layers": 2, "n_ctx": 12, "d_vocab": 20, "d_mlp": 32, "act_fn": "gelu"}
-    model = Model.native(config, seed=0)
-    with torch.no_grad():
-        for parameter in model.bridge.parameters():
-            parameter.mul_(2.0)
-    return model
+    return tiny_model(2.0)
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    return torch.randint(0, 20, (3, 10), generator=torch.Generator().manual_seed(0))
+    return tiny_tokens()
 
 
 @pytest.fixture(scope="module")
 def where(tokens):
-    marked = torch.ones_like(tokens, dtype=torch.bool)
-    marked[:, 0] = False
-    marked[2, 6:] = False
-    return marked
-
-
-def made(activation=None, seed=1, **options):
-    sae = SparseAutoencoder(16, 40, activation=activation or TopK(4), seed=seed, **options)
-    with torch.no_grad():
-        sae.b_dec.normal_(generator=torch.Generator().manual_seed(2))
-        sae.scale.fill_(0.5)
-        sae.scale_out.fill_(0.25 if sae.transcodes else 0.5)
-        if sae.W_skip is not None:
-            sae.W_skip.normal_(generator=torch.Generator().manual_seed(3))
-    return sae
+    return most_of(tokens)
 
 
 def along(direction, hook=LAST):

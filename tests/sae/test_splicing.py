@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from spliced_cases import made, most_of, tiny_model, tiny_tokens
 
 from interp.errors import ConfigError, HookError
-from interp.models.hooked import Model
 from interp.sae import splicing
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
@@ -16,34 +16,17 @@ MLP_IN, MLP_OUT = "blocks.1.ln2.hook_normalized", "blocks.1.hook_mlp_out"
 
 @pytest.fixture(scope="module")
 def model():
-    config = {"d_model": 16, "d_head": 8, "n_heads": 2, "n_layers": 2, "n_ctx": 12, "d_vocab": 20, "d_mlp": 32, "act_fn": "gelu"}
-    model = Model.native(config, seed=0)
-    with torch.no_grad():
-        for parameter in model.bridge.parameters():
-            parameter.mul_(4.0)
-    return model
+    return tiny_model(4.0)
 
 
 @pytest.fixture(scope="module")
 def tokens():
-    return torch.randint(0, 20, (3, 10), generator=torch.Generator().manual_seed(0))
+    return tiny_tokens()
 
 
 @pytest.fixture(scope="module")
 def where(tokens):
-    marked = torch.ones_like(tokens, dtype=torch.bool)
-    marked[:, 0] = False
-    marked[2, 6:] = False
-    return marked
-
-
-def made(**options):
-    sae = SparseAutoencoder(16, 40, activation=TopK(4), seed=1, **options)
-    with torch.no_grad():
-        sae.b_dec.normal_(generator=torch.Generator().manual_seed(2))
-        sae.scale.fill_(0.5)
-        sae.scale_out.fill_(0.5 if not options else 0.25)
-    return sae
+    return most_of(tokens)
 
 
 @pytest.fixture

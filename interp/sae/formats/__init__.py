@@ -25,7 +25,7 @@ from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.formats import common, dictionary_learning, saelens, sparsify
 from interp.sae.formats.common import Saved
 
-__all__ = ["LAYOUTS", "Layout", "Saved", "convert", "layout_of", "load", "save"]
+__all__ = ["LAYOUTS", "Layout", "Saved", "check_made_for", "convert", "layout_of", "load", "save"]
 
 Layout = Literal["saelens", "dictionary_learning", "sparsify"]
 LAYOUTS = {"saelens": saelens, "dictionary_learning": dictionary_learning, "sparsify": sparsify}
@@ -84,7 +84,7 @@ def load(
     folder = Path(directory)
     layout = layout_of(folder)
     saved = saelens.read(folder, input_scale=input_scale) if layout == "saelens" else LAYOUTS[layout].read(folder)
-    _check_made_for(folder, saved.metadata, model_fingerprint, hook)
+    check_made_for(folder, saved.metadata, model_fingerprint=model_fingerprint, hook=hook)
     return Saved(saved.sae, saved.metadata, _density(folder, saved.sae.d_sae))
 
 
@@ -123,7 +123,10 @@ def _density(folder: Path, d_sae: int) -> Tensor | None:
     return (10 ** tensors["sparsity"].double() - 1e-10).clamp_min(0).float()
 
 
-def _check_made_for(folder: Path, metadata: Mapping[str, Any], model_fingerprint: str | None, hook: str | None) -> None:
+def check_made_for(
+    folder: Path, metadata: Mapping[str, Any], *, model_fingerprint: str | None = None, hook: str | None = None
+) -> None:
+    """Raises StoreError where the metadata name another model or hook than the one it is about to be used on."""
     made = (metadata.get("model_fingerprint"), metadata.get("hook_name"))
     for what, ours, theirs in (("model", model_fingerprint, made[0]), ("hook", hook, made[1])):
         if ours is not None and theirs is not None and ours != theirs:
