@@ -20,6 +20,7 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
@@ -34,7 +35,7 @@ from interp.models.runs import Edit, Run, evaluating, execute, passing_on
 from interp.names import did_you_mean
 from interp.text.tokenizer import Tokenizer, wrap_hf
 
-__all__ = ["SHIPPED", "Edit", "Model", "Run", "native_module"]
+__all__ = ["SHIPPED", "Edit", "HookPoint", "HookedRootModule", "Model", "Run", "native_module"]
 
 SHIPPED = {"stdlib-4l": Path(__file__).parent / "shipped"}
 """Models that come with the package: a folder with `card.json`, weights in half precision and a tokenizer."""
@@ -235,6 +236,15 @@ class Model:
         """
         self._require_plain_head()
         return self._head(residual)
+
+    def apply(self, part: str, value: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+        """What a part of the model ("blocks.0.ln1", "blocks.0.attn.q") makes of `value` alone. No hook fires; carries gradient.
+
+        Raises ModelError for a part that the model does not have.
+        """
+        module = weights.part(self.bridge, part)
+        grad = torch.is_grad_enabled() and value.requires_grad
+        return self._silently(lambda: module(value), grad=grad)
 
     # ---- what it is ----
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import ModelError
 from interp.names import did_you_mean
@@ -67,16 +67,31 @@ def size(model: Any, name: str) -> int:
 
 def weight(bridge: Any, name: str) -> Tensor:
     """The weight called `name`, without gradient and sharing memory with the model. Raises ModelError if there is none."""
-    value: Any = bridge
-    for part in name.split("."):
-        try:
-            value = value[int(part)] if part.isdigit() else getattr(value, part)
-        except (AttributeError, IndexError, TypeError):
-            value = None
+    value = _at(bridge, name)
     if not isinstance(value, Tensor):
         near = did_you_mean(name, [known for known in _names(bridge) if known != name])
         raise ModelError(f"this model has no weight {name!r}{near}")
     return value.detach()
+
+
+def part(bridge: Any, name: str) -> nn.Module:
+    """The part of the model called `name`. Raises ModelError if there is none."""
+    value = _at(bridge, name)
+    if not isinstance(value, nn.Module):
+        names = [known for known, _ in bridge.named_modules() if "original_component" not in known]
+        raise ModelError(f"this model has no part {name!r}{did_you_mean(name, names)}")
+    return value
+
+
+def _at(bridge: Any, name: str) -> Any:
+    """What stands at a dotted path; None where there is nothing."""
+    value: Any = bridge
+    for step in name.split("."):
+        try:
+            value = value[int(step)] if step.isdigit() else getattr(value, step)
+        except (AttributeError, IndexError, TypeError):
+            return None
+    return value
 
 
 def _names(bridge: Any) -> list[str]:

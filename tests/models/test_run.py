@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from model_shapes import SHAPES, case_of
 
 from interp.errors import HookError, ModelError
 from interp.models.hooked import Edit, Model
@@ -276,3 +277,17 @@ def test_any_hooked_module_can_be_wrapped():
         model.run(x, edits=[Edit("hook_dead_end", torch.zeros_like)])
     with pytest.raises(ModelError, match="toy has no n_layers"):
         model.n_layers  # noqa: B018
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_part_alone_computes_what_it_computes_inside_the_model(shape):
+    case = case_of(shape)
+    prefix = next(name.removesuffix(".hook_q") for name in case.model.hooks if name.endswith("attn.hook_q"))
+    seen = case.run(read=[f"{prefix}.q.hook_in", f"{prefix}.hook_q"]).activations
+    alone = case.model.apply(f"{prefix}.q", seen[f"{prefix}.q.hook_in"])
+    assert torch.equal(alone.reshape(seen[f"{prefix}.hook_q"].shape), seen[f"{prefix}.hook_q"])
+
+
+def test_a_part_that_does_not_exist_is_refused_with_near_names():
+    with pytest.raises(ModelError, match=r"no part 'blocks\.0\.lnx' \(did you mean blocks\.0\.ln"):
+        case_of("gpt2").model.apply("blocks.0.lnx", torch.zeros(1, 1, 16))
