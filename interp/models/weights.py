@@ -78,7 +78,7 @@ def part(bridge: Any, name: str) -> nn.Module:
     """The part of the model called `name`. Raises ModelError if there is none."""
     value = _at(bridge, name)
     if not isinstance(value, nn.Module):
-        names = [known for known, _ in bridge.named_modules() if "original_component" not in known]
+        names = list(dict.fromkeys(hook.rpartition(".")[0] for hook in bridge.hook_dict))
         raise ModelError(f"this model has no part {name!r}{did_you_mean(name, names)}")
     return value
 
