@@ -15,7 +15,7 @@ FLOORS = [
     {"models"},
     {"activations"},
     {"heads", "mlp", "sae", "probes", "superposition"},
-    {"figures", "report", "pages", "neuron_pages"},
+    {"figures", "report", "pages", "neuron_pages", "head_pages"},
     {"experiment", "commands", "cli", "__main__"},
 ]
 SHARED = {1, 6, 7}

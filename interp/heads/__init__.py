@@ -1,7 +1,21 @@
-"""Attention heads: what they attend to, what they cost to lose, what they say to one another.
+"""Attention heads and circuits: what heads attend to, what they write, what they cost to lose, what they say to one another.
 
-patterns.py      scores of attention patterns, with nulls          ablation.py   heads taken out, and the loss of every example
-composition.py   composition and copying, from the weights alone   direct.py     what heads write straight into the logits
+What a head does by itself
+    patterns.py, targets.py    scores of attention patterns, with nulls     classes.py    heads by what they attend to
+    composition.py, qkov.py    composition, copying and circuits, from the weights alone
+    direct.py                  what heads write straight into the logits
 
-Must not know: the other rooms of analysis, figures, reports, paths.
+What is lost or changed without it
+    ablation.py    heads and other nodes taken out      patching.py    activations of a corrupted twin put in
+    paths.py       exact edges of a graph.py, made of runs in replacing.py
+
+What gradients say of the same
+    gradients.py, nodes.py, softmax.py    attribution patching, AtP*      edge_attribution.py    EAP, EAP-IG
+    calibration.py                        how right an attribution is, where the truth is known
+
+Circuits
+    circuits.py     edges chosen         faithfulness.py    how much of the model they are     circuit_files.py    exports
+    scrubbing.py    hypotheses tested    interchange.py     swapped causes                     flow.py             rollout, flow
+
+Must not know: the other rooms of analysis, figures, reports, paths of files.
 """

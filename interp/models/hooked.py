@@ -10,10 +10,11 @@ Must not know: analyses, reports.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -99,7 +100,7 @@ class Model:
         from interp.models import zoo
 
         folder = zoo.folder(name) if name in zoo.NAMES else SHIPPED.get(name, Path(name))
-        module = loading.stored(folder, native_module)
+        module = loading.stored(folder, _built)
         if module is not None:
             tokenizer = storage.read_tokenizer(folder)
         else:
@@ -132,29 +133,30 @@ class Model:
 
     def untrained(self, seed: int) -> Model:
         """The same architecture and tokenizer with fresh weights: a control."""
-        if isinstance(self._module, NativeModel):
-            module: nn.Module = native_module(self.config, seed).eval()
-        elif isinstance(self._module, transformers.PreTrainedModel):
-            module = huggingface.build(type(self._module).__name__, self.config, seed=seed).eval()
-        else:
-            raise ModelError(f"no recipe to build another {type(self._module).__name__}; build it and use Model.wrap")
-        first = next(self._module.parameters())
         name = f"{self.name} (untrained, seed {seed})"
-        return self.wrap(module.to(first.device, first.dtype), tokenizer=self.tokenizer, name=name)
+        return self.wrap(self._another(seed), tokenizer=self.tokenizer, name=name)
+
+    def with_weights(self, state: Mapping[str, Tensor], *, name: str) -> Model:
+        """The same architecture and tokenizer with other weights, by the bare module's names, as training keeps them.
+
+        Raises ModelError when they do not fit.
+        """
+        module = self._another(0)
+        storage.fill(module, state, {})
+        return self.wrap(module, tokenizer=self.tokenizer, name=name)
 
     def save(self, folder: str | Path) -> None:
         """Saves configuration, weights and tokenizer; `load(folder)` gives a model with the same logits.
 
         What is saved is the state of the module that was bridged: a bridge's own `state_dict` loses experts.
         """
-        kind = "native" if isinstance(self._module, NativeModel) else "huggingface"
-        if not isinstance(self._module, NativeModel | transformers.PreTrainedModel):
+        if self._recipe is None:
             raise ModelError(f"no recipe to rebuild a {type(self._module).__name__}; save its state_dict instead")
         if getattr(self.bridge, "_weights_processed", False):
             raise ModelError("this bridge's weights were processed (compatibility mode); save the model before that")
         dtype = str(next(self._module.parameters()).dtype).removeprefix("torch.")
-        record = {"kind": kind, "name": self.name, "class": type(self._module).__name__, "dtype": dtype, "config": self.config}
-        storage.write(Path(folder), record, self._state(), self.tokenizer)
+        facts = {"name": self.name, "class": type(self._module).__name__, "dtype": dtype, "config": self.config}
+        storage.write(Path(folder), {"kind": self._recipe, **facts}, self._state(), self.tokenizer)
 
     # ---- running it ----
 
@@ -244,7 +246,9 @@ class Model:
         """
         module = weights.part(self.bridge, part)
         grad = torch.is_grad_enabled() and value.requires_grad
-        return self._silently(lambda: module(value), grad=grad)
+        points = [point for point in module.modules() if isinstance(point, HookPoint)]
+        with silenced(points), evaluating(self._submodules), torch.set_grad_enabled(grad):
+            return module(value)
 
     # ---- what it is ----
 
@@ -275,10 +279,13 @@ class Model:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The fields that make the architecture, as plain JSON values; empty for hooked modules of one's own."""
-        if isinstance(self._module, NativeModel):
+        """The fields that make the architecture, as plain JSON values; empty for hooked modules of one's own, unless they keep
+        their `TransformerConfig`."""
+        if self._recipe == "native":
             return _native_config(self._module)
-        return huggingface.config_of(self._module) if isinstance(self._module, transformers.PreTrainedModel) else {}
+        if self._recipe == "transformer":
+            return asdict(cast(Any, self._module).config)
+        return huggingface.config_of(self._module) if self._recipe else {}
 
     @property
     def fingerprint(self) -> str:
@@ -294,6 +301,25 @@ class Model:
     @cached_property
     def _config(self) -> Any:
         return getattr(self.bridge, "cfg", None)
+
+    def _another(self, seed: int) -> nn.Module:
+        """A bare module of this architecture with fresh weights, of the same dtype and in the same place."""
+        if self._recipe is None:
+            raise ModelError(f"no recipe to build another {type(self._module).__name__}; build it and use Model.wrap")
+        module = _built(self._recipe, type(self._module).__name__, self.config, seed).eval()
+        first = next(self._module.parameters())
+        return module.to(first.device, first.dtype)
+
+    @cached_property
+    def _recipe(self) -> Literal["native", "huggingface", "transformer"] | None:
+        """How to build another module like this one from its configuration; None where nobody can."""
+        from interp.models.transformer import TransformerConfig
+
+        if isinstance(self._module, NativeModel):
+            return "native"
+        if isinstance(self._module, transformers.PreTrainedModel):
+            return "huggingface"
+        return "transformer" if isinstance(getattr(self._module, "config", None), TransformerConfig) else None
 
     @property
     def _knows_vocabulary(self) -> bool:
@@ -321,14 +347,14 @@ class Model:
             raise ModelError(f"{self.name} gives a {type(output).__name__}, not logits; load it with a language-model head")
         return output
 
-    def _probe_inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def probe_inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
         """A short input of valid ids, all different where the vocabulary allows."""
         length = min(_PROBE, self.n_ctx)
         tokens = (torch.arange(length)[None] * 7 + 3) % self.d_vocab
         return tokens, {"decoder_input": tokens.flip(1)[:, :-2]} if self.kind == "encoder-decoder" else {}
 
     def _probe(self) -> Tensor:
-        return self._forward(*self._probe_inputs())
+        return self._forward(*self.probe_inputs())
 
     @cached_property
     def _attention_configs(self) -> list[Any]:
@@ -346,7 +372,7 @@ class Model:
         ]
         if not sites:
             return []
-        inputs_, configs = self._probe_inputs(), attention.configs_of(self._submodules)
+        inputs_, configs = self.probe_inputs(), attention.configs_of(self._submodules)
         with silenced(self._hooks.points.values()), evaluating(self._submodules), torch.no_grad():
             return sites if attention.changes_nothing(sites, configs, lambda: self._output(*inputs_)) else []
 
@@ -368,7 +394,7 @@ class Model:
             return False
         last = f"blocks.{self.n_layers - 1}.hook_resid_post"
         with silenced(self._hooks.points.values()):
-            run = self.run(self._probe_inputs()[0], read=[last], logits=True)
+            run = self.run(self.probe_inputs()[0], read=[last], logits=True)
         return torch.allclose(self._head(run.activations[last]), run.logits, rtol=1e-3, atol=1e-3 * float(run.logits.abs().max()))
 
     def _require_plain_head(self) -> None:
@@ -403,6 +429,17 @@ class Model:
         return state if self._names is None else {name: state[name] for name in self._names}
 
 
+def _built(recipe: str, kind: str, config: dict[str, Any], seed: int) -> nn.Module:
+    """A bare module with fresh weights: of a native configuration, of a Hugging Face class `kind`, or a Transformer of ours."""
+    if recipe == "native":
+        return native_module(config, seed)
+    if recipe == "huggingface":
+        return huggingface.build(kind, config, seed=seed)
+    from interp.models.transformer import TransformerConfig, transformer
+
+    return transformer(TransformerConfig.of(config), seed)
+
+
 def native_module(config: dict[str, Any], seed: int) -> NativeModel:
     """A bare native model (no hooks, in training mode) with fresh weights, by the fields of `TransformerBridgeConfig`.
 
@@ -425,7 +462,7 @@ def native_module(config: dict[str, Any], seed: int) -> NativeModel:
     return module
 
 
-def _native_config(module: NativeModel) -> dict[str, Any]:
+def _native_config(module: Any) -> dict[str, Any]:
     """The fields that make the architecture: those that differ from the defaults."""
     cfg = module.cfg
     needed = {name: getattr(cfg, name) for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads", "d_vocab", "d_mlp")}

@@ -1,6 +1,6 @@
 """Where a name leads: our own folders, and the hub when nothing else has it.
 
-Must not know: TransformerLens. How a native model is built is handed in.
+Must not know: TransformerLens. How a model is built is handed in.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from interp.names import did_you_mean
 CARD = "card.json"
 
 
-def stored(folder: Path, build_native: Callable[[dict[str, Any], int], nn.Module]) -> nn.Module | None:
+Build = Callable[[str, str, dict[str, Any], int], nn.Module]
+"""(recipe, class, configuration, seed) -> bare module."""
+
+
+def stored(folder: Path, build: Build) -> nn.Module | None:
     """The bare model in a folder of ours, in evaluation mode, or None if the folder is none: `card.json` beside weights in
     half precision (as models ship; loaded as float32), or what `Model.save` writes (loaded in its own dtype)."""
     if (folder / CARD).is_file():
         card = storage.read_json(folder / CARD)
-        module = build_native(card["architecture"], 0)
+        module = build("native", "", card["architecture"], 0)
         storage.fill(module, storage.read_weights(folder, card["weights_sha256"]), {})
         return module.eval()
     if (folder / storage.RECORD).is_file():
         record, state = storage.read(folder)
-        if record["kind"] == "native":
-            module = build_native(record["config"], 0)
-        else:
-            module = huggingface.build(record["class"], record["config"], seed=0)
-        module = module.to(getattr(torch, record["dtype"]))
+        module = build(record["kind"], record["class"], record["config"], 0).to(getattr(torch, record["dtype"]))
         storage.fill(module, state, record["ties"])
         return module.eval()
     return None

@@ -1,20 +1,204 @@
-"""Training small native transformers: a fast forward over the bare module, and the optimiser they are trained with.
+"""Training small Transformers, native ones and our own: one loop, with its schedules, curves and checkpoints.
 
-The forward is the native model's own function written for speed (no hooks, one pass over the heads, half the memory
-traffic in the rotation); a test holds it against the hooked model's logits.
+    module = transformer(config, seed)
+    learner = Learner(module, schedule=noam(config.d_model, 400), label_smoothing=0.1, seed=seed)
+    course = fit(learner, (sequence_to_sequence(reversal(…)) for _ in range(600)))
+
+Adam with β = (0.9, 0.98) as in Vaswani et al. 2017, §5.3, with decoupled weight decay where it is asked for; gradients clipped.
+All that is random (weights, batches, dropout) comes from generators of its own, so a course is a function of its seeds.
+Fine-tuning is the same on a trained module. What a step asks is in `interp.models.batches`.
 
 Must not know: hooks, analyses, reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from interp.errors import TrainingError
+from interp.models.batches import Batch
+from interp.models.parts import Dropout
+from interp.stats import torch_seed
+
+# ---- how fast: the learning rate of every step, counted from 1 ----
+
+Schedule = Callable[[int], float]
+
+
+def constant(rate: float, warmup: int = 1) -> Schedule:
+    """Linear warm-up over `warmup` steps, then `rate`."""
+    return lambda step: rate * min(1.0, step / warmup)
+
+
+def noam(d_model: int, warmup: int, factor: float = 1.0) -> Schedule:
+    """factor · d^(−½) · min(step^(−½), step · warmup^(−3/2)): highest at step = warmup, with (d · warmup)^(−½).
+
+    Vaswani et al. 2017, eq. 3.
+    """
+    return lambda step: factor * d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
+
+
+def linear_decay(rate: float, warmup: int, steps: int) -> Schedule:
+    """Linear warm-up to `rate` over `warmup` steps, then linearly down to nothing after step `steps`."""
+    return lambda step: rate * min(step / warmup, max(0.0, (steps + 1 - step) / (steps + 1 - warmup)))
+
+
+# ---- the loop ----
+
+Forward = Callable[[Any, Batch], Tensor]
+"""(module, batch) -> logits [batch pos d_vocab]."""
+
+
+def plain(module: Any, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+    """The module's own forward."""
+    return module(batch.tokens, **batch.beside)
+
+
+def fast(module: Any, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+    """`fast_logits`, for native modules."""
+    return fast_logits(module, batch.tokens)
+
+
+class Learner:
+    """A module, its optimiser, and how many steps they have taken.
+
+    schedule: learning rate of every step. weight_decay: decoupled (Loshchilov & Hutter 2019). clip: largest norm of the gradient;
+    None leaves it as it is. label_smoothing: ε of Szegedy et al. 2016, spread over all tokens, the right one among them.
+    seed: of dropout. forward: how logits come out of the module. Raises TrainingError for a module without trainable parameters.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        schedule: Schedule,
+        weight_decay: float = 0.0,
+        clip: float | None = 1.0,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        forward: Forward = plain,
+    ) -> None:
+        self.module, self.schedule, self.clip, self.label_smoothing, self.forward = (
+            module,
+            schedule,
+            clip,
+            label_smoothing,
+            forward,
+        )
+        self.parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
+        if not self.parameters:
+            raise TrainingError(f"this {type(module).__name__} has no parameter to train; let some require gradients")
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.98), weight_decay=weight_decay)
+        self.steps = 0
+        self.generator = torch.Generator().manual_seed(torch_seed(seed, "dropout"))
+        for part in module.modules():
+            if isinstance(part, Dropout):
+                part.generator = self.generator
+
+    def step(self, batch: Batch) -> Float[Tensor, "batch pos"]:
+        """One step on the mean loss of the targets that count. Returns every target's loss before the step, in nats."""
+        self.module.train()
+        logits = self.forward(self.module, batch)[:, : batch.targets.shape[1]]
+        targets = batch.targets if batch.targets.ndim == 2 else batch.targets.transpose(1, 2)
+        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=self.label_smoothing)
+        mean = losses.mean() if batch.counted is None else (losses * batch.counted).sum() / batch.counted.sum()
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.steps)
+        self.optimizer.zero_grad()
+        mean.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
+        self.optimizer.step()
+        return losses.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next steps depend on but the batches, as copies: weights, moments, dropout's generator, steps taken."""
+        flat = {f"module/{name}": tensor for name, tensor in self.module.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            flat |= {f"optimizer/{name}/{key}": value for key, value in self.optimizer.state[parameter].items()}
+        copies = {name: tensor.detach().clone() for name, tensor in flat.items()}
+        return copies | {"generator": self.generator.get_state(), "steps": torch.tensor(self.steps)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from `state`, to the same bits as if there had been no break."""
+        prefix = "module/"
+        weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        self.module.load_state_dict(weights)
+        for name, parameter in self.parameters.items():
+            keys = [key for key in state if key.rpartition("/")[0] == f"optimizer/{name}"]
+            self.optimizer.state[parameter] = {key.rpartition("/")[2]: state[key].clone() for key in keys}
+        self.generator.set_state(state["generator"])
+        self.steps = int(state["steps"])
+
+
+@dataclass(frozen=True)
+class Course:
+    """What training went through, by steps taken.
+
+    losses: mean loss of each batch, over the targets that it tells of, in nats. evaluations: by name, {step: value}.
+    states: the module's weights after some numbers of steps.
+    """
+
+    losses: tuple[float, ...]
+    evaluations: dict[str, dict[int, float]]
+    states: dict[int, dict[str, Tensor]]
+
+
+def fit(
+    learner: Learner,
+    batches: Iterable[Batch],
+    *,
+    checkpoints: Collection[int] = (),
+    evaluations: Mapping[str, Callable[[], float]] | None = None,
+    every: int = 100,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Course:
+    """A step on each batch; the module is left in evaluation mode.
+
+    checkpoints: steps after which the weights are kept; 0 is before the first. evaluations: what is measured, without gradient
+    and in evaluation mode, before the first step, after every `every` steps and after the last. on_step: called with the steps
+    taken and the loss after each.
+    """
+    losses: list[float] = []
+    evaluated: dict[str, dict[int, float]] = {name: {} for name in evaluations or {}}
+    states: dict[int, dict[str, Tensor]] = {}
+
+    def look(*, last: bool = False) -> None:
+        if learner.steps in checkpoints:
+            states[learner.steps] = {name: tensor.detach().clone() for name, tensor in learner.module.state_dict().items()}
+        if last or learner.steps % every == 0:
+            learner.module.eval()
+            with torch.no_grad():
+                for name, measure in (evaluations or {}).items():
+                    evaluated[name][learner.steps] = measure()
+
+    look()
+    for batch in batches:
+        found = learner.step(batch)
+        told = batch.counted if batch.told is None else batch.told
+        losses.append(float((found if told is None else found[told]).mean()))
+        look()
+        if on_step is not None:
+            on_step(learner.steps, losses[-1])
+    look(last=True)
+    learner.module.eval()
+    return Course(tuple(losses), evaluated, states)
+
+
+def evenly(steps: int, n: int) -> list[int]:
+    """`n` numbers of steps, evenly spaced from 0 to `steps`; 0 alone for one."""
+    return sorted({round(steps * i / max(1, n - 1)) for i in range(n)})
+
+
+# ---- native modules, fast ----
 
 
 def fast_logits(module: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
@@ -48,28 +232,3 @@ def _rotate(rotary: Any, x: Float[Tensor, "batch head pos d_head"]) -> Tensor:
     cos, sin = (table[: x.shape[-2], ::2].to(x.dtype) for table in (rotary.cos_cached, rotary.sin_cached))
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
-
-
-def fit(
-    module: nn.Module,
-    batches: Iterable[Int[Tensor, "batch pos"]],
-    *,
-    learning_rate: float,
-    warmup: int,
-    weight_decay: float,
-) -> Iterator[Float[Tensor, "batch pos-1"]]:
-    """One optimiser step on the mean next-token loss of each batch; yields the loss of every token but the first, in nats.
-
-    AdamW with β = (0.9, 0.98), linear warm-up over `warmup` steps and then a constant rate; gradients clipped to norm 1.
-    The losses are those before the step; when an iteration ends, `module` has taken it.
-    """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
-    for step, tokens in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / warmup)
-        losses = F.cross_entropy(fast_logits(module, tokens)[:, :-1].transpose(1, 2), tokens[:, 1:], reduction="none")
-        optimizer.zero_grad()
-        losses.mean().backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        yield losses.detach()

@@ -2,8 +2,10 @@
 
 `induction-2l` and `induction-1l` are attention-only models of two layers and of one that learn to continue random tokens
 that repeat (`interp.tasks.repeated`; Elhage et al. 2021; Olsson et al. 2022). `facts-4l` knows the facts of a generated
-world, and `trigrams-1l` a table of token triples (`interp.tasks.facts`). The cache is the folder in `INTERP_CACHE`, by
-default `~/.cache/interp`; an entry is named after the hash of its recipe and is complete or absent.
+world, and `trigrams-1l` a table of token triples (`interp.tasks.facts`). `reversal-1l` and `translation-1l` are
+encoder–decoders that turn sources into targets with a known alignment (`interp.tasks.sequences`, `.translation`). The
+cache is the folder in `INTERP_CACHE`, by default `~/.cache/interp`; an entry is named after the hash of its recipe and is
+complete or absent.
 
 Must not know: TransformerLens, analyses.
 """
@@ -18,9 +20,8 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -29,10 +30,15 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.models import storage
+from interp.models.batches import Batch, next_token, sequence_to_sequence
 from interp.models.hooked import Model, native_module
-from interp.models.training import fit
+from interp.models.training import Learner, constant, evenly, fast, fit, linear_decay
+from interp.models.transformer import TransformerConfig, transformer
 from interp.tasks.facts import Lookup, World, lookup, world
+from interp.tasks.pairs import FIRST, Pairs
 from interp.tasks.repeated import repeated_random
+from interp.tasks.sequences import reversal
+from interp.tasks.translation import LONGEST, VOCABULARY, sentences, translations
 
 Scored = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
 """Rows to train on, and the tokens whose loss the curve tells."""
@@ -52,6 +58,26 @@ class _Course:
     learning_rate: float = 3e-3
     warmup: int = 50
     weight_decay: float = 0.1
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Fields of the model's configuration."""
+        raise NotImplementedError
+
+    def rows(self, generator: torch.Generator) -> Scored:
+        """One batch of rows, whose next tokens are asked for, and in it the tokens whose loss the curve tells."""
+        raise NotImplementedError
+
+    def learner(self) -> Learner:
+        """A module with fresh weights, and how it is trained."""
+        module = native_module(self.architecture, self.seed)
+        schedule = constant(self.learning_rate, self.warmup)
+        return Learner(module, schedule=schedule, weight_decay=self.weight_decay, forward=fast)
+
+    def examples(self, generator: torch.Generator) -> Batch:
+        """What one step is given and asked."""
+        tokens, scored = self.rows(generator)
+        return next_token(tokens, told=scored)
 
     def layers(self, **more: Any) -> dict[str, Any]:
         """Fields of the native model's configuration, and more of them."""
@@ -138,12 +164,56 @@ class TrigramRecipe(_Course):
         return rows, torch.tensor([False, False, True]).expand_as(rows)
 
 
-AnyRecipe = Recipe | FactRecipe | TrigramRecipe
+@dataclass(frozen=True, kw_only=True)
+class PairsRecipe(_Course):
+    """An encoder–decoder as in Vaswani et al. 2017 (post-LN, sinusoids, tied embeddings), one block in each stack.
+
+    It learns to reverse rows of different symbols, or to translate generated sentences.
+    """
+
+    task: Literal["reversal", "translation"]
+    n_layers: int = 1
+    n_heads: int = 2
+    steps: int = 800
+    batch: int = 64
+    d_mlp: int = 128
+    warmup: int = 100
+    weight_decay: float = 0.0
+    lengths: tuple[int, int] = (6, 10)  # shortest and longest row to be reversed
+    symbols: int = 20  # that rows to be reversed are made of
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Fields of the configuration."""
+        words, longest = (len(VOCABULARY), LONGEST) if self.task == "translation" else (FIRST + self.symbols, self.lengths[1])
+        sizes = {"d_model": self.d_model, "n_heads": self.n_heads, "n_layers": self.n_layers, "d_mlp": self.d_mlp}
+        kind = {"kind": "encoder-decoder", "norm": "post", "positions": "sinusoidal", "tied": True}
+        return sizes | kind | {"d_vocab": words, "n_ctx": longest + 1}
+
+    def learner(self) -> Learner:
+        """The rate falls to nothing at the end: a constant one leaves single symbols wrong."""
+        module = transformer(TransformerConfig.of(self.architecture), self.seed)
+        return Learner(module, schedule=linear_decay(self.learning_rate, self.warmup, self.steps), weight_decay=self.weight_decay)
+
+    def pairs(self, n: int, generator: torch.Generator) -> Pairs:
+        """`n` sources and targets."""
+        if self.task == "translation":
+            return translations(sentences(n, generator=generator))
+        return reversal(n, self.lengths, self.symbols, generator=generator)
+
+    def examples(self, generator: torch.Generator) -> Batch:
+        """One batch of them."""
+        return sequence_to_sequence(self.pairs(self.batch, generator))
+
+
+AnyRecipe = Recipe | FactRecipe | TrigramRecipe | PairsRecipe
 RECIPES: dict[str, AnyRecipe] = {
     "induction-2l": Recipe(),
     "induction-1l": Recipe(n_layers=1),
     "facts-4l": FactRecipe(),
     "trigrams-1l": TrigramRecipe(),
+    "reversal-1l": PairsRecipe(task="reversal"),
+    "translation-1l": PairsRecipe(task="translation", steps=600),
 }
 NAMES = tuple(RECIPES)
 
@@ -163,9 +233,7 @@ class Trained:
         return [(step, self._with(state, step)) for step, state in sorted(self.states.items())]
 
     def _with(self, state: dict[str, Tensor], step: int) -> Model:
-        module = native_module(self.model.config, 0).eval()
-        storage.fill(module, state, {})
-        return Model.wrap(module, name=f"{self.model.name} after {step} steps")
+        return self.model.with_weights(state, name=f"{self.model.name} after {step} steps")
 
 
 def train_induction(
@@ -221,31 +289,12 @@ def cache() -> Path:
 
 def train(recipe: AnyRecipe, *, on_step: Callable[[int, float], None] | None = None) -> Trained:
     """The model of a recipe, and its course. Not cached."""
-    module = native_module(recipe.architecture, recipe.seed)
-    curve = []
-    kept = {round(recipe.steps * i / max(1, recipe.checkpoints - 1)) for i in range(recipe.checkpoints)}
-    states = {0: _copy(module)} if 0 in kept else {}
+    learner = recipe.learner()
     generator = torch.Generator().manual_seed(recipe.seed)
-    for_training, for_curve = tee(recipe.rows(generator) for _ in range(recipe.steps))
-    losses = fit(
-        module,
-        (tokens for tokens, _ in for_training),
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-    )
-    for step, (loss, (_, scored)) in enumerate(zip(losses, for_curve, strict=True), start=1):
-        curve.append(float(loss[scored[:, 1:]].mean()))
-        if step in kept:
-            states[step] = _copy(module)
-        if on_step is not None:
-            on_step(step, curve[-1])
+    batches = (recipe.examples(generator) for _ in range(recipe.steps))
+    course = fit(learner, batches, checkpoints=evenly(recipe.steps, recipe.checkpoints), on_step=on_step)
     name = next((name for name, known in RECIPES.items() if known == recipe), type(recipe).__name__)
-    return Trained(Model.wrap(module.eval(), name=name), tuple(curve), states)
-
-
-def _copy(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    return Trained(Model.wrap(learner.module, name=name), course.losses, course.states)
 
 
 def _write(result: Trained, where: Path) -> None:

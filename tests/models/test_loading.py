@@ -208,3 +208,15 @@ def test_the_residual_streams_of_a_real_model_are_hugging_faces_hidden_states():
         torch.testing.assert_close(found[after[layer]], states[layer + 1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.final_norm(found[after[-1]]), states[-1], atol=1e-5, rtol=1e-5)
     assert model.W_K.shape[1] < model.n_heads  # grouped queries
+
+
+@pytest.mark.parametrize("shape", ["native", "vaswani"])
+def test_other_weights_make_another_model_of_the_same_architecture(shape):
+    case = case_of(shape)
+    fresh = case.model.untrained(5)
+    state = {name: tensor.clone() for name, tensor in fresh._state().items()}
+    other = case.model.with_weights(state, name="other")
+    assert other.fingerprint == fresh.fingerprint != case.model.fingerprint and other.name == "other"
+    state.popitem()
+    with pytest.raises(ModelError, match="the weights do not fit the architecture: .*Missing key"):
+        case.model.with_weights(state, name="other")

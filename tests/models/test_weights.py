@@ -54,7 +54,7 @@ def test_embedding_and_unembedding_are_the_ends_of_the_residual_stream(decoder):
 
 
 def test_grouped_queries_have_one_key_and_value_matrix_per_group(decoder):
-    groups = {"llama": 2, "mixtral": 2, "qwen2moe": 2, "gated": 1}
+    groups = {"llama": 2, "mixtral": 2, "qwen2moe": 2, "gated": 1, "decoder": 2}
     model = decoder.model
     shape = (model.n_layers, groups.get(model.name, model.n_heads), model.d_model, model.d_head)
     assert model.W_K.shape == model.W_V.shape == shape

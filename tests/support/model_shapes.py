@@ -6,6 +6,7 @@ import torch
 import transformers
 
 from interp.models.hooked import Model
+from interp.models.transformer import TransformerConfig, transformer
 
 NATIVE = {
     "d_model": 16,
@@ -56,9 +57,17 @@ HF = {
         {"d_model": 16, "vocab_size": 50, "max_position_embeddings": 32, "pad_token_id": 0, "decoder_start_token_id": 0} | STACKS,
     ),
 }
+OWN = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_mlp": 40, "d_vocab": 50, "n_ctx": 32}
+OWNS = {
+    "decoder": OWN | {"kind": "decoder", "n_heads": 4, "n_key_value_heads": 2, "positions": "rotary", "act_fn": "gelu"},
+    "decoder-post": OWN | {"kind": "decoder", "norm": "post", "tied": True, "dropout": 0.1},
+    "encoder": OWN | {"kind": "encoder", "positions": "learned"},
+    "vaswani": OWN | {"kind": "encoder-decoder", "norm": "post", "tied": True, "dropout": 0.1},
+    "vaswani-pre": OWN | {"kind": "encoder-decoder", "positions": "learned"},
+}
 NATIVES = {"native": NATIVE, "attention-only": NATIVE | {"attn_only": True}, "gated": GATED}
-SHAPES = [*NATIVES, *HF]
-DECODERS = [*NATIVES, "gpt2", "llama", "neox", "mixtral", "qwen2moe"]
+SHAPES = [*NATIVES, *HF, *OWNS]
+DECODERS = [*NATIVES, "gpt2", "llama", "neox", "mixtral", "qwen2moe", "decoder"]
 
 
 def hf_module(shape):
@@ -71,6 +80,8 @@ def hf_module(shape):
 
 
 def build(shape):
+    if shape in OWNS:
+        return Model.wrap(transformer(TransformerConfig(**OWNS[shape]), seed=0), name=shape)
     return Model.native(NATIVES[shape], seed=0, name=shape) if shape in NATIVES else Model.wrap(hf_module(shape), name=shape)
 
 
