@@ -30,6 +30,8 @@ COMMANDS = {
     "harvest": "run a model over text and store its activations",
     "activations": "what is in a store of activations",
     "probe": "probes on stored activations, as a report",
+    "heads": "what the attention heads of a model look for, write and cost, as a report",
+    "circuit": "which edges of a model carry what it does on some inputs, as a report",
     "neurons": "what the MLP neurons of a model read, write and store, as a report",
     "train-sae": "train sparse autoencoders, transcoders or crosscoders",
     "eval-sae": "how good an autoencoder is, beside controls, as a report",

@@ -6,7 +6,11 @@ d_head at most. Everything here works on the d_head × d_head cores and never bu
 
 Normalisation: before a matrix that reads the residual stream stands the block's norm. Its gain is folded into the matrix
 and, for layer norm, the mean over d_model taken out; the division by the scale is left out, since one positive factor
-per position changes neither ratio below. Biases are left out: they add the same whatever is read.
+per position changes neither ratio below. Biases are left out: they add the same whatever is read. With grouped queries, every
+query head has the keys and values of its group. Rotary positions are left out too: W_QK is that of two tokens at one place.
+
+Models that norm the stream after it was written (post-LN) and encoder–decoders are refused: there a norm stands between two
+heads, and no product of weights says what one makes of the other.
 
 Must not know: figures, reports, tokens.
 """
@@ -23,6 +27,7 @@ from torch import Tensor
 from interp import stats
 from interp.errors import ModelError
 from interp.measurement import Measurement
+from interp.models.anatomy import anatomy
 from interp.models.hooked import Model
 from interp.models.norms import folded
 
@@ -43,7 +48,7 @@ def composition_scores(model: Model, way: Way, *, draws: int = 50, seed: int = 0
     over Gaussian matrices of the same shapes. Measurement(from, to), heads as "layer.head"; pairs in which `from` is not
     in an earlier layer are −inf, so that they never rank.
 
-    Raises ModelError for a model of one layer.
+    Raises ModelError for a model of one layer, and for encoders and encoder–decoders.
     """
     if model.n_layers < 2:
         raise ModelError(f"{model.name} has {model.n_layers} layer; heads compose across layers, so give a model with at least 2")
@@ -86,19 +91,29 @@ def copying_scores(model: Model) -> Measurement:
 
     The non-zero eigenvalues are those of the d_head × d_head matrix W_O W_U W_E W_V. The norms before the head and before
     the unembedding are folded in as stated above; the path is that of the token's own embedding. Measurement(layer, head).
+
+    Raises ModelError as `require_one_stream`.
     """
-    embedding = model.W_E.detach().double()
-    unembedding = folded(model, "ln_final", model.W_U.detach().double())
-    values = []
-    for layer in range(model.n_layers):
-        ov = ov_circuit(model, layer)
-        values.append(eigenvalue_sign(Factors(embedding @ ov.left, ov.right @ unembedding)))
+    require_one_stream(model)
+    around = folded(model, "ln_final", model.W_U.detach().double()) @ model.W_E.detach().double()
+    values = [eigenvalue_sign(ov_circuit(model, layer), around) for layer in range(model.n_layers)]
     return Measurement("copying", torch.stack(values).cpu().numpy(), ("layer", "head"))
 
 
-def eigenvalue_sign(matrix: Factors) -> Float[Tensor, " head"]:
-    """`Σ Re λ / Σ |λ|` of left @ right, from the eigenvalues of right @ left, which share all that are not zero."""
-    eigenvalues = torch.linalg.eigvals(matrix.right @ matrix.left)
+def matching_scores(model: Model) -> Measurement:
+    """`Σ Re λ / Σ |λ|` over the eigenvalues of W_E W_QK W_Eᵀ for every head: 1 attends to the query's own token, −1 to others.
+
+    The path is that of the tokens' own embeddings, at one place. Measurement(layer, head). Raises ModelError as above.
+    """
+    require_one_stream(model)
+    embedding = model.W_E.detach().double()
+    values = [eigenvalue_sign(qk_circuit(model, layer), embedding.T @ embedding) for layer in range(model.n_layers)]
+    return Measurement("matching", torch.stack(values).cpu().numpy(), ("layer", "head"))
+
+
+def eigenvalue_sign(matrix: Factors, around: Float[Tensor, "n m"]) -> Float[Tensor, " head"]:
+    """`Σ Re λ / Σ |λ|` of A left @ right B, with `around` = B A: the eigenvalues of right @ B A @ left, all that are not zero."""
+    eigenvalues = torch.linalg.eigvals(matrix.right @ around @ matrix.left)
     return eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
 
 
@@ -107,16 +122,37 @@ def ov_circuit(model: Model, layer: int) -> Factors:
     return Factors(read_matrix(model, layer, "V"), model.weight(f"blocks.{layer}.attn.W_O").detach().double())
 
 
+def qk_circuit(model: Model, layer: int) -> Factors:
+    """W_QK = W_Q W_Kᵀ of every head in the layer, the norm before it folded in; scores are √d_head times smaller."""
+    return Factors(read_matrix(model, layer, "Q"), read_matrix(model, layer, "K").mT)
+
+
 def _reads(model: Model, layer: int, way: Way) -> Factors:
     """What multiplies an earlier head's output from the right: W_QK, W_QKᵀ or W_OV."""
     if way == "V":
         return ov_circuit(model, layer)
-    query, key = read_matrix(model, layer, "Q"), read_matrix(model, layer, "K")
-    return Factors(query, key.mT) if way == "Q" else Factors(key, query.mT)
+    query_key = qk_circuit(model, layer)
+    return query_key if way == "Q" else Factors(query_key.right.mT, query_key.left.mT)
 
 
 def read_matrix(model: Model, layer: int, way: Way) -> Float[Tensor, "head d_model d_head"]:
-    return folded(model, f"blocks.{layer}.ln1", model.weight(f"blocks.{layer}.attn.W_{way}").detach().double())
+    """W_Q, W_K or W_V of every query head, the norm before it folded in, in float64. Raises as `require_one_stream`."""
+    require_one_stream(model)
+    matrix = folded(model, f"blocks.{layer}.ln1", model.weight(f"blocks.{layer}.attn.W_{way}").detach().double())
+    return matrix.repeat_interleave(model.n_heads // len(matrix), 0)
+
+
+def require_one_stream(model: Model) -> None:
+    """Raises ModelError for models without one residual stream that is normed only where it is read."""
+    if model.kind == "encoder-decoder":
+        reason = "is an encoder-decoder model: its stacks read one another through norms"
+    elif any(sublayer.renorm for sublayer in anatomy(model).sublayers):
+        reason = "norms its residual stream after every write (post-LN), so a norm stands between any two heads"
+    elif model.kind == "encoder":
+        reason = "is an encoder model: its head is more than a norm and an unembedding"
+    else:
+        return
+    raise ModelError(f"{model.name} {reason}; its weights do not multiply into circuits: use patterns, ablation or patching")
 
 
 def _gram(rows: Float[Tensor, "head rank n"]) -> Float[Tensor, "head rank rank"]:

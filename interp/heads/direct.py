@@ -24,6 +24,7 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.measurement import Measurement
+from interp.models.anatomy import anatomy
 from interp.models.hooked import Model
 from interp.models.norms import gain, takes_mean_out
 from interp.models.runs import Run
@@ -103,8 +104,10 @@ def by_source(model: Model, tokens: Int[Tensor, "example pos"], question: Questi
 def by_neuron(model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32) -> Measurement:
     """Contributions mᵢ vᵢ of every neuron, vᵢ its row of W_out: Measurement(layer, neuron, example), in nats; b_out apart.
 
-    Raises ModelError as `by_component`, and for models without plain MLPs.
+    Raises ModelError as `by_component`, and for models without MLPs and with mixtures of experts.
     """
+    _check(model, tokens, question)
+    _require_plain_mlps(model)
     columns = []
     for asked, run in _batches(model, tokens, question, _hooks(model, "mlp.hook_post", "hook_mlp_out"), batch):
         layers = []
@@ -203,9 +206,11 @@ def _batches(
 
 
 def _check(model: Model, tokens: Tensor, question: Question) -> None:
-    if model.kind != "decoder":
+    normed = any(sublayer.renorm for sublayer in anatomy(model).sublayers)
+    if model.kind != "decoder" or normed:
+        kind = "a post-norm" if normed else f"an {model.kind}"
         raise ModelError(
-            f"{model.name} is an {model.kind} model: its residual stream is normed between blocks, or read by another stack, "
+            f"{model.name} is {kind} model: its residual stream is normed between blocks, or read by another stack, "
             "and is no sum of what its parts write; use ablation or patching"
         )
     for name, ids in (("answers", question.answers), ("wrong", question.wrong)):
@@ -216,6 +221,18 @@ def _check(model: Model, tokens: Tensor, question: Question) -> None:
         if int(ids.min()) < 0 or int(ids.max()) >= model.d_vocab:
             outside = int(ids[(ids < 0) | (ids >= model.d_vocab)][0])
             raise ModelError(f"{name} holds the id {outside}, but the model's vocabulary is 0 to {model.d_vocab - 1}")
+
+
+def _require_plain_mlps(model: Model) -> None:
+    for layer in _layers(model):
+        if f"blocks.{layer}.hook_mlp_out" not in model.hooks:
+            raise ModelError(f"layer {layer} of {model.name} has no MLP, so there are no neurons; use by_component or by_head")
+        try:
+            model.weight(f"blocks.{layer}.mlp.W_out")
+        except ModelError:
+            raise ModelError(
+                f"the MLP of layer {layer} of {model.name} is no single one (a mixture of experts); by_component has it whole"
+            ) from None
 
 
 def _places(positions: Tensor | int, rows: slice, shape: Sequence[int]) -> Int[Tensor, " example"]:

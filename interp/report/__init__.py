@@ -9,15 +9,18 @@ text.py       numbers and characters as a reader sees them
 Must not know: models, tensors, how any number was made.
 """
 
+from interp.report.circuit_view import CircuitView
 from interp.report.claims import Claim, Target, Value, Verdict
 from interp.report.features import Example, Feature, FeatureDashboard, Rule
 from interp.report.files import write
 from interp.report.index import rebuild_index
 from interp.report.report import Report
-from interp.report.views import AttentionView, TokenView, View
+from interp.report.views import AttentionView, AttributionView, TokenView, View
 
 __all__ = [
     "AttentionView",
+    "AttributionView",
+    "CircuitView",
     "Claim",
     "Example",
     "Feature",

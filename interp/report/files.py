@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 def write(report: Report, folder: str | Path, provenance: Mapping[str, Any], *, seconds: float) -> Path:
-    """Writes report.html, result.json, figures/*.svg, data/*.csv and shards/*.js under `folder`; returns the path of report.html.
+    """Writes report.html, result.json, figures/*.svg, data/* and shards/*.js under `folder`; returns the path of report.html.
 
     provenance: rows for the foot of the page, e.g. {"command": …, "commit": …}; values are shown as text.
     Every file appears whole or not at all, and result.json last. Raises ReportError when a file cannot be written.
@@ -30,6 +30,7 @@ def write(report: Report, folder: str | Path, provenance: Mapping[str, Any], *, 
         contents |= {figure.path: figure.svg, figure.data.path: figure.data.csv}
     for view in report.blocks("view"):
         contents |= view.files
+    contents |= {file.path: file.text for file in report.blocks("file")}
     contents["report.html"] = html.report_page(report, seconds=seconds, provenance=provenance)
     contents["result.json"] = json.dumps(result(report, seconds=seconds), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     for path, text in contents.items():

@@ -21,12 +21,12 @@ from markupsafe import Markup, escape
 from interp.errors import ReportError
 from interp.report import ledger, payload
 from interp.report.claims import VERDICTS
-from interp.report.report import Report, Table
+from interp.report.report import File, Report, Table
 from interp.report.text import number, visible
 from interp.report.views import View
 
-_SCRIPTS = {"report": ("core", "tables", "tokens", "features", "attention"), "index": ("tables",)}
-_STYLES = {"report": ("base", "views"), "index": ("base",)}
+_SCRIPTS = {"report": ("core", "tables", "tokens", "features", "attention", "circuit"), "index": ("tables",)}
+_STYLES = {"report": ("base", "views", "circuit"), "index": ("base",)}
 MAX_LINK_BYTES = 1_000_000
 FRAME_HEIGHT = 720
 
@@ -65,7 +65,16 @@ def data_uri(text: str, mime: str) -> str:
 
 def csv_link(table: Table) -> str:
     """Where a table's CSV is: in the page itself, or in the run folder when it is over 1 MB, which browsers may not follow."""
-    return data_uri(table.csv, "text/csv") if len(table.csv) <= MAX_LINK_BYTES else table.path
+    return _link(table.csv, "text/csv", table.path)
+
+
+def file_link(file: File) -> str:
+    """Where a file is, in the same way."""
+    return _link(file.text, "text/plain;charset=utf-8", file.path)
+
+
+def _link(text: str, mime: str, path: str) -> str:
+    return data_uri(text, mime) if len(text) <= MAX_LINK_BYTES else path
 
 
 def _render(template: str, assets: str, *, loads: bool = False, **values: Any) -> str:
@@ -90,6 +99,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "data_uri": data_uri, "csv_link": csv_link, "bar": ledger.bar, "duration": duration}
+    environment.filters["file_link"] = file_link
     environment.filters["script_json"] = lambda value: Markup(payload.script_json(value))
     return environment
 

@@ -69,7 +69,18 @@ class ViewBlock:
     kind: str = "view"
 
 
-Block = Text | Table | Figure | ViewBlock
+@dataclass(frozen=True)
+class File:
+    """A text for other programs, at `path` in the run folder, and what it is."""
+
+    name: str
+    caption: str
+    path: str
+    text: str
+    kind: str = "file"
+
+
+Block = Text | Table | Figure | ViewBlock | File
 
 
 @dataclass
@@ -175,6 +186,13 @@ class Report:
         packed = view.payload()
         self._take("view", view.name, view.name)
         self._add(ViewBlock(view, packed, view.files()))
+
+    def file(self, name: str, text: str, *, caption: str) -> None:
+        """Adds a text for other programs; the run folder keeps it as data/<name>. Raises ReportError for a name no file has."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*\.[a-z]+", name):
+            raise ReportError(f"file name {name!r}: use lower-case letters, digits and -, then an ending, such as 'circuit.dot'")
+        self._take("file", name, name)
+        self._add(File(name, caption, f"data/{name}", text))
 
     def blocks(self, kind: str) -> list[Any]:
         """All blocks of one kind ("table", "figure", …), in order."""

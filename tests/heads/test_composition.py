@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from model_shapes import case_of
 
 from interp.errors import ModelError
 from interp.heads import composition
@@ -24,7 +25,8 @@ def big_reading(model: Model, layer: int, head: int, way: str) -> torch.Tensor:
     if model.bridge.cfg.normalization_type is None:
         return weight
     d_model = weight.shape[0]
-    centre = torch.eye(d_model, dtype=torch.float64) - 1 / d_model
+    taken = 1 / d_model if model.bridge.cfg.normalization_type == "LN" else 0.0
+    centre = torch.eye(d_model, dtype=torch.float64) - taken
     return centre @ torch.diag(model.bridge.blocks[layer].ln1.weight.double()) @ weight
 
 
@@ -84,7 +86,19 @@ def test_copying_equals_the_eigenvalues_of_the_vocabulary_sized_matrix() -> None
 def test_a_head_that_writes_the_token_it_reads_copies_and_its_negative_suppresses() -> None:
     basis = torch.linalg.qr(torch.randn(30, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
     both = Factors(torch.stack([basis, basis]), torch.stack([basis.T, -basis.T]))
-    torch.testing.assert_close(composition.eigenvalue_sign(both), torch.tensor([1.0, -1.0], dtype=torch.float64))
+    found = composition.eigenvalue_sign(both, torch.eye(30, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([1.0, -1.0], dtype=torch.float64))
+
+
+def test_with_grouped_queries_every_head_has_the_keys_and_values_of_its_group() -> None:
+    model = case_of("llama").model
+    found = composition.composition_scores(model, "K", draws=5, seed=0)
+    chance = composition.random_composition(model.d_model, model.d_head, draws=5, seed=0)
+    for early, late in [(0, 3), (3, 0), (2, 1)]:
+        write = big_reading(model, 0, early // 2, "V") @ model.weight("blocks.0.attn.W_O")[early].double()
+        keys = big_reading(model, 1, late // 2, "K") @ big_reading(model, 1, late, "Q").T
+        ratio = ((write @ keys).norm() / (write.norm() * keys.norm())).detach()
+        assert found.sel(**{"from": f"0.{early}", "to": f"1.{late}"}).values == pytest.approx(float(ratio) - chance, rel=1e-6)
 
 
 def test_a_model_of_one_layer_has_no_composition() -> None:

@@ -87,13 +87,34 @@ def test_a_head_s_contribution_is_what_taking_it_out_of_the_last_stream_changes_
         assert heads.values[1, head] == pytest.approx(((centred * gain / scale) * u).sum(-1).numpy(), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("attention-only", "layer 0 of attention-only has no MLP, so there are no neurons; use by_component or by_head"),
+        ("mixtral", r"the MLP of layer 0 of mixtral is no single one \(a mixture of experts\); by_component has it whole"),
+    ],
+)
+def test_models_without_plain_mlps_have_no_neurons_to_ask(shape, message):
+    case = case_of(shape)
+    with pytest.raises(ModelError, match=message):
+        direct.by_neuron(case.model, case.tokens, asked(case))
+
+
+def test_what_a_head_brings_to_a_log_probability_is_what_it_brings_to_the_logit():
+    case = case_of("native")
+    logit, probability = (asked(case, wrong=None, log_probability=log) for log in (False, True))
+    found = [direct.by_source(case.model, case.tokens, question).values for question in (logit, probability)]
+    assert found[0] == pytest.approx(found[1])
+    assert direct.by_component(case.model, case.tokens, probability).coords["component"][-1] == "softmax"
+
+
 def test_batches_make_no_difference():
     case = case_of("native")
     whole, cut = (direct.by_head(case.model, case.tokens, asked(case), batch=batch).values for batch in (8, 1))
     assert cut == pytest.approx(whole, abs=1e-6)
 
 
-@pytest.mark.parametrize("shape", ["bert", "t5"])
+@pytest.mark.parametrize("shape", ["bert", "t5", "vaswani-pre", "decoder-post"])
 def test_models_whose_stream_is_no_sum_are_refused_with_the_reason(shape):
     case = case_of(shape)
     with pytest.raises(ModelError, match="residual stream is normed between blocks, or read by another stack"):
