@@ -10,7 +10,7 @@ from interp.errors import ModelError
 from interp.models.experts import Experts, Gated, balance_loss, expert_weights, router_logits
 from interp.models.hooked import Edit, HookedRootModule, Model
 from interp.models.parts import Mlp
-from interp.models.transformer import MLPS, TransformerConfig, transformer
+from interp.models.transformer import TransformerConfig, transformer
 
 WIDTH, COUNT = 16, 4
 
@@ -138,14 +138,10 @@ def test_more_experts_per_token_than_experts_are_refused():
         expert_weights(torch.zeros(2, 3), top_k=0, renormalised=True)
 
 
-def test_a_mixture_takes_the_place_of_the_mlp_in_a_transformer(monkeypatch):
-    def experts(config, generator):
-        made = [Mlp(config.d_model, config.d_mlp, act_fn="relu", generator=generator) for _ in range(COUNT)]
-        return Experts(config.d_model, made, top_k=2, renormalised=True, generator=generator)
-
-    monkeypatch.setitem(MLPS, "experts", experts)
-    sizes = TransformerConfig(kind="decoder", mlp="experts", d_model=16, n_heads=2, n_layers=2, d_mlp=8, d_vocab=20, n_ctx=9)
-    model = Model.wrap(transformer(sizes, 0).eval())
+def test_a_mixture_takes_the_place_of_the_mlp_in_a_transformer():
+    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_mlp": 8, "d_vocab": 20, "n_ctx": 9}
+    config = TransformerConfig.of({"kind": "decoder", "mlp": "experts", "n_experts": COUNT, "experts_per_token": 2} | sizes)
+    model = Model.wrap(transformer(config, 0).eval())
     tokens = torch.randint(20, (2, 7), generator=torch.Generator().manual_seed(0))
     weights = "blocks.1.mlp.hook_expert_weights"
     run = model.run(tokens, read=[weights], logits=True)

@@ -215,7 +215,7 @@ def test_every_dimension_holds_what_its_label_says(case):
     planned, model = program.plan, program.compiled.model
     words = program.inputs()[-2]
     written = by_hand.writes(model, program.encode([words]))
-    stream = sum(written.values())[0] + model.b_O.sum(0)
+    stream = torch.stack(list(written.values())).sum(0)[0] + model.b_O.sum(0)
     trace = evaluate(planned.program, words)
     for name, values in planned.values.items():
         held = stream[:, planned.spans[name]]
