@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import numpy as np
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from interp import experiment, figures, stats
-from interp.heads import ablation, composition, patterns
+from interp.heads import ablation, composition, patching, paths, patterns
 from interp.heads.ablation import Head
 from interp.measurement import Measurement
 from interp.models import zoo
@@ -28,6 +28,7 @@ from interp.models.hooked import Edit, Model
 from interp.models.zoo import Trained
 from interp.report import AttentionView, Report
 from interp.stats import Estimate
+from interp.tasks.contrast import Contrast
 from interp.tasks.repeated import Repeated, repeated_random
 
 ID = "E08"
@@ -45,6 +46,7 @@ class Config:
 QUICK = {"steps": 1000, "checkpoints": 26, "prompts": 32}
 
 KINDS = ("previous_token", "induction")
+WAYS: tuple[composition.Way, ...] = ("Q", "K", "V")
 OLSSON = "Olsson et al. 2022"
 ELHAGE = "Elhage et al. 2021"
 
@@ -71,8 +73,13 @@ def run(config: Config, report: Report) -> None:
     study = prepare(config)
     report_scores(study, report)
     report_composition(study, report)
+    report_ways(study, report)
     report_ablation(study, report)
-    report_phase_change(study, report, window=config.window)
+    report_patching(study, report)
+    report_paths(study, report)
+    steps, loss = loss_along(study)
+    report_phase_change(study, report, steps, loss, window=config.window)
+    report_composition_along(study, report, steps, loss)
     report_attention(study, report)
 
 
@@ -215,6 +222,29 @@ def report_composition(study: Study, report: Report) -> None:
     report.table("copying", copying, caption="Copying score Σλ/Σ|λ| of W_E W_OV W_U: 1 raises the logit of what is attended to.")
 
 
+def report_ways(study: Study, report: Report) -> None:
+    """The pair of heads meets in the key: their queries and values are composed less."""
+    model, untrained = (each_way(study, one) for one in (study.model, study.untrained))
+    report.claim(
+        "composition-way",
+        f"{label(study.previous)} → {label(study.induction[0])} compose by the key: lead over the larger of query and value",
+        model["K"] - max(model["Q"], model["V"]),
+        at_least=0.05,
+        source=f"{ELHAGE}; margin ours",
+        control=untrained["K"] - max(untrained["Q"], untrained["V"]),
+        control_text="the same pair in an untrained model",
+    )
+    tables = [composition.composition_scores(study.model, way).table().set_index(["from", "to"]) for way in WAYS]
+    table = pd.concat(tables, axis=1).replace(-np.inf, np.nan).dropna().reset_index()
+    report.table("composition", table, caption="Q-, K- and V-composition of every pair, less the mean over Gaussian matrices.")
+
+
+def each_way(study: Study, model: Model) -> dict[str, float]:
+    """Q-, K- and V-composition of the previous-token head with the best induction head."""
+    pair = {"from": label(study.previous), "to": label(study.induction[0])}
+    return {way: float(composition.composition_scores(model, way).sel(**pair).values) for way in WAYS}
+
+
 def lead(study: Study, scores: Measurement) -> float:
     """Largest score from the previous-token head to an induction head, less the largest of all other pairs.
 
@@ -241,7 +271,7 @@ def report_ablation(study: Study, report: Report) -> None:
     means = ablation.mean_outputs(model, study.choosing.tokens, positions=study.choosing.predicts_copy)
     whole = copy_loss(model, on)
     heads = list(np.ndindex(model.n_layers, model.n_heads))
-    without = {head: copy_loss(model, on, ablation.mean(model, [head], means)) for head in heads}
+    without = {head: copy_loss(model, on, ablation.replaced(model, [head], means)) for head in heads}
     others = np.mean([without[head] for head in heads if head[0] == 0 and head != study.previous], axis=0)
     report.claim(
         "previous-token-ablation",
@@ -272,14 +302,14 @@ def report_ablation(study: Study, report: Report) -> None:
     )
 
 
-def claim_induction_ablation(study: Study, report: Report, means: ablation.Means, whole: np.ndarray) -> None:
+def claim_induction_ablation(study: Study, report: Report, means: ablation.Values, whole: np.ndarray) -> None:
     """Paired by prompt: the loss without induction heads less the mean loss without as many heads that are of neither kind."""
     model, on = study.model, study.measuring
     others = [head for head in np.ndindex(model.n_layers, model.n_heads) if head not in (study.previous, *study.induction)]
     ablated = study.induction[: len(others)]
-    without = copy_loss(model, on, ablation.mean(model, ablated, means))
+    without = copy_loss(model, on, ablation.replaced(model, ablated, means))
     groups = list(combinations(others, len(ablated)))
-    control = np.mean([copy_loss(model, on, ablation.mean(model, group, means)) for group in groups], axis=0)
+    control = np.mean([copy_loss(model, on, ablation.replaced(model, group, means)) for group in groups], axis=0)
     names = ", ".join(map(label, ablated))
     report.claim(
         "induction-ablation",
@@ -290,6 +320,95 @@ def claim_induction_ablation(study: Study, report: Report, means: ablation.Means
         source=OLSSON,
         control=stats.paired_difference(control, whole, seed=study.seed),
         control_text="what the others cost",
+    )
+
+
+# ---- patching ----
+
+
+def without_matches(on: Repeated, d_vocab: int) -> Contrast:
+    """Prompts cut before their last token, which is the answer; in the twins, every earlier match of the token before it is
+    one token that the prompt does not hold."""
+    clean, answers = on.tokens[:, :-1], on.tokens[:, -1]
+    held = torch.zeros(len(clean), d_vocab, dtype=torch.bool).scatter_(1, on.tokens, True)
+    free = (~held).int().argmax(1, keepdim=True)
+    match = clean == clean[:, -1:]
+    match[:, -1] = False
+    return Contrast(clean=clean, corrupt=torch.where(match, free, clean), answers=answers)
+
+
+def report_patching(study: Study, report: Report) -> None:
+    """The twin's previous-token head takes away the copy; no other head of its layer does."""
+    report.section("Patching: which heads does the copy pass through?")
+    model, contrast = study.model, without_matches(study.measuring, study.model.d_vocab)
+    total = patching.total_effect(model, contrast, metric=Contrast.log_probability).values
+    found = patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), metric=Contrast.log_probability)
+    heads = list(np.ndindex(model.n_layers, model.n_heads))
+    share = {head: stats.ratio(found.sel(layer=head[0], head=head[1]).values, total, seed=study.seed) for head in heads}
+    layer, other = max((head for head in heads if head[0] == 0 and head != study.previous), key=lambda head: share[head].value)
+    report.claim(
+        "head-patching",
+        f"share of the whole effect that patching the previous-token head ({label(study.previous)}) alone has",
+        share[study.previous],
+        at_least=0.5,
+        source=f"{OLSSON}; most of it, ours",
+        control=share[layer, other],
+        control_text=f"the most that another head of its layer has ({label((layer, other))})",
+    )
+    rows = [{"head": label(head), "share": e.value, "low": e.low, "high": e.high} for head, e in share.items()]
+    report.figure(
+        "head-patching",
+        figures.bars(
+            pd.DataFrame(rows), "head", "share", low="low", high="high", title="One head patched", xlabel="share of whole effect"
+        ),
+        data=rows,
+        caption="One head's output taken from the twin in which there is nothing to copy. Share of the loss of log-probability "
+        f"of the copied token, which is {-total.mean():.2f} nats on average when everything is the twin's.",
+        alt="Bars: share of the whole effect by head; the previous-token head stands out",
+    )
+
+
+def report_paths(study: Study, report: Report) -> None:
+    """Between the two heads, the key is the path."""
+    report.section("Path patching: by the key alone?")
+    contrast = without_matches(study.measuring, study.model.d_vocab)
+    total = patching.total_effect(study.model, contrast, metric=Contrast.log_probability).values
+    writers = [*(f"a0.h{head}" for head in range(study.model.n_heads)), "input"]
+
+    def share(*ends: tuple[str, str]) -> Estimate:
+        edges = [f"{writer}->a{layer}.h{head}<{way}>" for writer, way in ends for layer, head in study.induction]
+        effect = paths.effect(study.model, contrast, Contrast.log_probability, edges)
+        return stats.ratio(effect.values, total, seed=study.seed)
+
+    previous = f"a0.h{study.previous[1]}"
+    key, elsewhere = share((previous, "k")), share((previous, "q"), (previous, "v"))
+    report.claim(
+        "key-path",
+        f"share of the whole effect on the path {label(study.previous)} → keys of the induction heads, and no other",
+        key,
+        at_least=0.5,
+        source=f"{ELHAGE}; most of it, ours",
+        control=share(*((writer, "k") for writer in writers if writer != previous)),
+        control_text="all other writers → the same keys",
+    )
+    report.claim(
+        "other-ways",
+        f"share on the paths {label(study.previous)} → queries and values of the induction heads",
+        elsewhere,
+        at_most=0.1,
+        source=f"{ELHAGE}; a tenth, ours",
+        control=key,
+        control_text="its path to their keys",
+    )
+    rows = [{"path": f"{writer} → {way}", **asdict(share((writer, way)))} for writer in writers for way in "qkv"]
+    axes = {"title": "Single paths into the induction heads", "xlabel": "share of whole effect"}
+    report.figure(
+        "paths",
+        figures.bars(pd.DataFrame(rows), "path", "value", low="low", high="high", **axes),
+        data=rows,
+        caption="What a writer hands to the query, key or value of all induction heads is taken from the twin; everything else "
+        "they read, and everything others read, is as it was. a0.h0 is head 0 of layer 0, input the embeddings.",
+        alt="Bars: share of the whole effect by path; the previous-token head's path to the keys stands out",
     )
 
 
@@ -316,11 +435,15 @@ def steepest_share(steps: np.ndarray, loss: np.ndarray, *, window: float) -> flo
     return float(falls.max() / (loss[0] - loss[-1]))
 
 
-def report_phase_change(study: Study, report: Report, *, window: int) -> None:
+def loss_along(study: Study) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of the two-layer model's checkpoints, and the loss on copied tokens there: [checkpoint example]."""
+    steps = np.array([step for step, _ in study.two.checkpoints], dtype=float)
+    return steps, np.stack([copy_loss(model, study.measuring) for _, model in study.two.checkpoints])
+
+
+def report_phase_change(study: Study, report: Report, steps: np.ndarray, loss: np.ndarray, *, window: int) -> None:
     """The loss on copied tokens falls at once, and the prefix score rises while it does."""
     report.section("Phase change")
-    steps = np.array([step for step, _ in study.two.checkpoints], dtype=float)
-    loss = np.stack([copy_loss(model, study.measuring) for _, model in study.two.checkpoints])
     plain = np.stack([copy_loss(model, study.measuring) for _, model in study.one.checkpoints])
     previous, prefix = head_scores_along(study)
     claim_phase_change(study, report, steps, loss, prefix, window=window)
@@ -353,6 +476,39 @@ def head_scores_along(study: Study) -> tuple[np.ndarray, np.ndarray]:
         rows.append([found[kind].sel(layer=layer, head=head).values for kind, (layer, head) in zip(KINDS, heads, strict=True)])
     previous, prefix = np.stack(rows, axis=1)
     return previous, prefix
+
+
+def report_composition_along(study: Study, report: Report, steps: np.ndarray, loss: np.ndarray) -> None:
+    """The two heads compose by the key when the loss has fallen, and not before."""
+    along = [each_way(study, model) for _, model in study.two.checkpoints]
+    scores = {way: np.array([score[way] for score in along]) for way in WAYS}
+    leads = scores["K"] - np.maximum(scores["Q"], scores["V"])
+
+    def lead_at(rows: np.ndarray, level: float) -> float:
+        return float(np.interp(crossing(steps, loss[:, rows.astype(int)].mean(1), level), steps, leads))
+
+    examples = np.arange(loss.shape[1])
+    report.claim(
+        "composition-together",
+        "when nine tenths of the fall of the loss are done, the two heads compose by the key: lead over query and value",
+        stats.bootstrap(examples, statistic=lambda rows: lead_at(rows, 0.9), seed=study.seed),
+        at_least=0.05,
+        source=f"{OLSSON}; {ELHAGE}; margin ours",
+        control=lead_at(examples, 0.1),
+        control_text="when a tenth is done",
+    )
+    rows = [{"step": step, "way": way, "score": score} for way in WAYS for step, score in zip(steps, scores[way], strict=True)]
+    table = pd.DataFrame(rows)
+    axes = {"xlabel": "training step", "ylabel": "composition", "title": "Composition of the two heads"}
+    report.figure(
+        "phase-composition",
+        figures.lines(table, "step", "score", by="way", **axes),
+        data=table,
+        caption=f"{label(study.previous)} → {label(study.induction[0])}, from the weights: how much of what the first writes the "
+        "second's queries (Q), keys (K) and values (V) read, less the mean over Gaussian matrices. K parts from Q and V while "
+        "the loss falls, and goes on rising when the loss has long been flat.",
+        alt="K-composition parts from Q- and V-composition while the loss falls, and goes on rising",
+    )
 
 
 def claim_phase_change(

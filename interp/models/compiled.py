@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -171,8 +171,7 @@ def _induction_contrast(n: int, generator: torch.Generator) -> Contrast:
 # ---- writing weights by hand ----
 
 
-@dataclass(frozen=True)
-class HeadWeights:
+class HeadWeights(NamedTuple):
     """Views of one head's weights: q, k, v are [d_head d_model], o is [d_model d_head]."""
 
     q: Float[Tensor, "d_head d_model"]

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
-from interp.models.hooked import Model, native_module
+from interp.models.compiled import blank_module, head_weights
+from interp.models.hooked import Model
 from interp.tasks.facts import Prompts, World
 
 SHARPNESS = 30.0
@@ -64,7 +65,8 @@ def planted_memory(keys: int = 256, d_model: int = 64, *, strength: float = 40.0
         raise ConfigError(f"keys={keys} in d_model={d_model}: two directions have cosine {coherence:.2f}; use more dimensions")
     threshold = (1 + coherence) / 2
     successor, neuron = (torch.randperm(keys, generator=generator) for _ in range(2))
-    module = _blank({"d_model": d_model, "n_layers": 1, "n_heads": 1, "n_ctx": 16, "d_vocab": keys, "d_mlp": keys})
+    sizes = {"d_model": d_model, "d_head": d_model, "n_layers": 1, "n_heads": 1, "n_ctx": 16, "d_vocab": keys, "d_mlp": keys}
+    module = blank_module(sizes)
     mlp = module.layers[0].mlp
     with torch.no_grad():
         module.tok_embed.weight.copy_(known)
@@ -87,7 +89,7 @@ def planted_world(world: World, *, n_ctx: int = 16, strength: float = 20.0) -> M
     if n_relations < 2:
         raise ConfigError("a planted world needs 2 relations or more, as many as it has heads")
     place = _Places(d_vocab, n_ctx, n_relations)
-    module = _blank(
+    module = blank_module(
         {
             "d_model": place.width,
             "d_head": max(d_vocab, n_ctx),
@@ -123,7 +125,7 @@ class _Places:
 
 def _previous_token_head(attn: Any, place: _Places) -> None:
     """Head 0: the query at position i looks for position i − 1; the value is the token."""
-    q, k, v, o = _head(attn, 0)
+    q, k, v, o = head_weights(attn, 0)
     n = place.position.stop - place.position.start
     q[:n, place.position] = SHARPNESS * attn.scale * torch.eye(n)
     k[1:n, place.position] = torch.eye(n)[: n - 1]
@@ -133,7 +135,7 @@ def _previous_token_head(attn: Any, place: _Places) -> None:
 
 def _relation_head(attn: Any, place: _Places, world: World) -> None:
     """Head 1: every query looks for relation words, and rests on BOS, which has no value."""
-    q, k, v, o = _head(attn, 1)
+    q, k, v, o = head_weights(attn, 1)
     q[0, place.token] = SHARPNESS * attn.scale
     k[0, 0] = 0.5
     for relation, word in enumerate(_relation_words(world)):
@@ -157,7 +159,7 @@ def _subject_neurons(mlp: Any, place: _Places, world: World) -> None:
 
 def _object_head(attn: Any, place: _Places, world: World, relation: int) -> None:
     """Head r of layer 1: a query that knows relation r looks for subjects found and takes their object of that relation."""
-    q, k, v, o = _head(attn, relation)
+    q, k, v, o = head_weights(attn, relation)
     q[0, place.relation.start + relation] = SHARPNESS * attn.scale
     k[0, place.found] = 1.0
     k[0, 0] = 0.5
@@ -170,22 +172,6 @@ def _relation_words(world: World) -> list[int]:
     """The word that names each relation: the one its first question shares with no other relation's."""
     asked = [set(templates[0]) for templates in world.templates]
     return [world.words.index(next(iter(words - set.union(*asked[:i], *asked[i + 1 :])))) for i, words in enumerate(asked)]
-
-
-def _head(attn: Any, head: int) -> tuple[Float[Tensor, "d_head d_model"], ...]:
-    """Views of one head's query, key and value weights [d_head d_model] and of its output weights [d_model d_head]."""
-    rows = slice(head * attn.d_head, (head + 1) * attn.d_head)
-    return attn.q.weight[rows], attn.k.weight[rows], attn.v.weight[rows], attn.o.weight[:, rows]
-
-
-def _blank(architecture: dict[str, int]) -> Any:
-    """A native module without norms whose weights are all zero."""
-    shape = {"d_head": architecture["d_model"], "act_fn": "relu", "normalization_type": None}
-    module = native_module(shape | architecture, 0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
-    return module
 
 
 def _directions(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:

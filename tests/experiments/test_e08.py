@@ -6,9 +6,11 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from experiment_cases import module_of
 
 from interp.report import Report
+from interp.tasks.repeated import repeated_random
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,19 @@ def test_the_gain_removed_is_extra_loss_over_what_is_saved_against_an_even_guess
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
+def test_in_the_twin_nothing_earlier_matches_the_last_token_and_all_else_is_as_it_was(e08: ModuleType) -> None:
+    drawn = repeated_random(40, 48, 49, generator=torch.Generator().manual_seed(0))
+    contrast = e08.without_matches(drawn, 49)
+    last = drawn.tokens[:, -2:-1]
+    match = drawn.tokens[:, :-2] == last
+    assert match.any(1).all() and torch.equal(contrast.answers, drawn.tokens[:, -1])
+    assert torch.equal(contrast.clean, drawn.tokens[:, :-1]) and torch.equal(contrast.corrupt[:, -1:], last)
+    assert not (contrast.corrupt[:, :-1] == last).any()
+    assert torch.equal(contrast.corrupt[:, :-1][~match], drawn.tokens[:, :-2][~match])
+    put = contrast.corrupt[:, :-1].masked_fill(~match, -1).amax(1, keepdim=True)
+    assert not (drawn.tokens == put).any(), "what is put there must not be a token of the prompt"
+
+
 @pytest.fixture(scope="module")
 def report(e08: ModuleType) -> Report:
     report = Report("E08", "induction")
@@ -56,14 +71,16 @@ def test_in_reduced_form_two_layers_match_prefixes_at_once_and_one_layer_does_no
     verdicts = {claim.id.removeprefix("E08."): claim.verdict for claim in report.claims}
     expected = ("prefix-score", "one-layer-prefix", "one-layer-loss", "induction-ablation", "phase-steep", "phase-together")
     assert {slug: verdicts[slug] for slug in expected} == dict.fromkeys(expected, "PASS")
-    assert set(verdicts) - set(expected) == {"k-composition", "previous-token-ablation"}
+    others = {"k-composition", "composition-way", "composition-together", "head-patching", "key-path", "other-ways"}
+    assert set(verdicts) - set(expected) == others | {"previous-token-ablation"}
 
 
 @pytest.mark.slow
 def test_controls_of_the_same_quantity_miss_the_target(report: Report) -> None:
     claims = {claim.id.removeprefix("E08."): claim for claim in report.claims}
     assert all(claim.control is not None for claim in claims.values())
-    for slug in ("prefix-score", "one-layer-prefix", "one-layer-loss", "k-composition", "previous-token-ablation", "phase-steep"):
+    same = ("prefix-score", "one-layer-prefix", "one-layer-loss", "k-composition", "composition-way", "previous-token-ablation")
+    for slug in (*same, "head-patching", "key-path", "other-ways", "phase-steep", "composition-together"):
         target, control = claims[slug].target, claims[slug].control
         assert target is not None and control is not None and not target.holds(*control.ends), slug
 
@@ -71,7 +88,8 @@ def test_controls_of_the_same_quantity_miss_the_target(report: Report) -> None:
 @pytest.mark.slow
 def test_the_report_shows_the_phase_change_and_the_heads_at_work(report: Report) -> None:
     figures = [figure.name for figure in report.blocks("figure")]
-    assert figures == ["prefix-scores", "k-composition", "ablation", "phase-loss", "phase-scores"]
+    weights, patched = ["prefix-scores", "k-composition"], ["ablation", "head-patching", "paths"]
+    assert figures == [*weights, *patched, "phase-loss", "phase-scores", "phase-composition"]
     assert [block.view.title for block in report.blocks("view")] == ["Attention on one prompt"]
     curves = next(figure for figure in report.blocks("figure") if figure.name == "phase-loss")
     assert curves.data.n_rows == 2 * 17
