@@ -235,7 +235,9 @@ def claim_ablation(
     groups = {"none": [], "induction": ranked[:2], "others": [ranked[place] for place in draw]}
     means = ablation.mean_outputs(model, choosing.tokens, positions=choosing.predicts_copy)
     losses = {
-        name: ablation.loss(model, measuring.tokens, edits=ablation.replaced(model, heads, means), predicted=measuring.is_copy).values
+        name: ablation.loss(
+            model, measuring.tokens, edits=ablation.replaced(model, heads, means), predicted=measuring.is_copy
+        ).values
         for name, heads in groups.items()
     }
     names = {name: " and ".join(f"L{layer}H{head}" for layer, head in heads) for name, heads in groups.items()}

@@ -95,6 +95,9 @@ class Hooks:
             return f"{name} fires {self.survey.fired[key]} times in one run, so one name does not say which"
         if key in self.survey.distributions:
             return f"{name} holds the pattern here (the softmax has been taken); read the pattern's hook, or q and k"
+        block, _, leaf = name.rpartition(".")
+        if leaf == "hook_resid_mid" and self._place(name) > self._place(f"{block}.hook_mlp_out"):
+            return f"{name} holds the residual after the MLP here, not before it; read what the MLP is given, or hook_resid_post"
         return None
 
     def visits(self, read: Sequence[str], edits: Sequence[Edit], *, to_end: bool) -> list[Visit]:
@@ -125,6 +128,10 @@ class Hooks:
         if key not in self._acts:
             self._acts[key] = key in self.survey.connected or self._changes_output(name)
         return self._acts[key]
+
+    def _place(self, name: str) -> float:
+        """When the hook fires in a run; never, if there is none."""
+        return self.survey.place.get(id(self.points.get(name)), float("inf"))
 
     def _probed(self) -> Tensor:
         assert self.probe is not None

@@ -213,3 +213,14 @@ def test_wrapping_sets_eager_attention_without_which_patterns_never_fire():
     read = ["blocks.0.attn.hook_pattern"]
     assert Model.wrap(module).run(tokens, read=read).activations[read[0]].shape == (1, 2, 4, 4)
     assert Model.wrap(bridge).run(tokens, read=read).activations[read[0]].shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("shape, block", [("bert", "blocks.0"), ("bart", "encoder_blocks.1"), ("marian", "encoder_blocks.0")])
+def test_a_middle_of_the_residual_that_holds_its_end_is_refused(shape, block):
+    case = case_of(shape)
+    bridge, beside = bridge_of(shape), in_hugging_faces_words(case.beside)
+    seen = bridge.run_with_cache(case.tokens, **beside)[1]
+    given, added = seen[f"{block}.ln1.hook_out"], seen[f"{block}.hook_mlp_out"]
+    torch.testing.assert_close(seen[f"{block}.hook_resid_mid"], given + added)  # the trap
+    with pytest.raises(HookError, match="holds the residual after the MLP here"):
+        case.run(read=[f"{block}.hook_resid_mid"])
