@@ -103,8 +103,10 @@ def _name(node: lens.Node) -> str:
     return fixed.get(node.kind, f"m{node.layer}")
 
 
-@pytest.mark.parametrize("path", ["inputs", "activations"])
-@pytest.mark.parametrize("shape", ["native", "bert", "vaswani"])
+@pytest.mark.parametrize(
+    ("shape", "path"),
+    [("native", "inputs"), ("native", "activations"), ("bert", "inputs"), ("bert", "activations"), ("vaswani", "inputs")],
+)
 def test_integrated_edges_add_up_as_steps_grow(shape: str, path: str) -> None:
     model, contrast = shaken(shape), contrast_of(shape)
     few, many = (eap_ig(model, contrast, path=path, steps=steps) for steps in (3, 24))
