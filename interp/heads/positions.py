@@ -43,9 +43,7 @@ def power_by_frequency(table: Float[Tensor, "pos d_model"]) -> Measurement:
     waves = torch.fft.rfft(table.double() - table.double().mean(0), dim=0)[1:]
     power = waves.abs().square().sum(1)
     if len(table) % 2 == 0:
-        power[:-1] *= 2  # every other frequency stands for its negative as well
-    else:
-        power *= 2
+        power[-1] /= 2  # every other frequency stands for its negative as well
     if not float(power.sum()) > 0:
         raise ModelError(f"the {len(table)} rows of this table are all alike, so it has no frequency")
     return Measurement("share", (power / power.sum()).numpy(), ("frequency",), {"frequency": range(1, len(power) + 1)})
@@ -57,7 +55,7 @@ def by_distance(scores: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*ba
 
 
 def beyond_distance(scores: Float[Tensor, "*batch query key"]) -> Float[Tensor, "*batch"]:
-    """Largest difference between two scores at one distance, over the spread (largest − least) of all scores on or behind the query.
+    """Largest difference between two scores at one distance, over that between any two scores on or behind the query.
 
     0 exactly where a score is a function of the distance alone.
     """

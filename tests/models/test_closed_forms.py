@@ -11,12 +11,13 @@ from interp.errors import ModelError
 from interp.models.closed_forms import previous_token_head, with_positions
 from interp.models.positions import sinusoids
 
-FORMS: tuple[Literal["sinusoidal", "rotary"], ...] = ("sinusoidal", "rotary")
+Form = Literal["sinusoidal", "rotary"]
+FORMS: tuple[Form, ...] = ("sinusoidal", "rotary")
 
 
 @pytest.mark.parametrize("kind", FORMS)
 @pytest.mark.parametrize("length", [2, 9, 300])
-def test_the_head_writes_the_token_before_at_every_length(kind: Literal["sinusoidal", "rotary"], length: int) -> None:
+def test_the_head_writes_the_token_before_at_every_length(kind: Form, length: int) -> None:
     tokens = torch.randint(5, (3, length), generator=torch.Generator().manual_seed(0))
     written = previous_token_head(kind, 5, 16)(with_positions(tokens, 5, sinusoids(length, 16)))
     assert torch.equal(written[:, 1:, :5].argmax(-1), tokens[:, :-1])
@@ -27,7 +28,8 @@ def test_the_head_writes_the_token_before_at_every_length(kind: Literal["sinusoi
 def test_a_rotary_head_does_not_read_the_table_and_a_sinusoidal_one_reads_nothing_else() -> None:
     tokens = torch.randint(5, (3, 20), generator=torch.Generator().manual_seed(0))
     wanted, table = tokens[:, :-1], sinusoids(20, 16)
-    for kind, survives in (("rotary", True), ("sinusoidal", False)):
+    survival: dict[Form, bool] = {"rotary": True, "sinusoidal": False}
+    for kind, survives in survival.items():
         written = previous_token_head(kind, 5, 16)(with_positions(tokens, 5, table.flip(0)))
         assert torch.equal(written[:, 1:, :5].argmax(-1), wanted) == survives
 
