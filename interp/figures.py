@@ -190,10 +190,10 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
 def _finish(figure: Figure, axes: Axes, labels: dict[str, Any], *, legend: str | None = None) -> Figure:
     axes.set(**labels)
     for axis, given in ((axes.xaxis, "xticks"), (axes.yaxis, "yticks")):
-        if axis.get_scale() == "log" and given not in labels:
-            # matplotlib writes powers of ten as math, which is switched off here
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        if axis.get_scale() == "log":  # matplotlib writes powers of ten as math, which is switched off here
             axis.set_minor_formatter(NullFormatter())
+            if given not in labels:
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     if legend is not None:
         axes.legend(title=legend, alignment="left")
     return figure

@@ -4,6 +4,7 @@ What a head does by itself
     patterns.py, targets.py    scores of attention patterns, with nulls     classes.py    heads by what they attend to
     composition.py, qkov.py    composition, copying and circuits, from the weights alone
     direct.py                  what heads write straight into the logits
+    positions.py               tables of positions as shifts and waves, scores by distance
 
 What is lost or changed without it
     ablation.py    heads and other nodes taken out      patching.py    activations of a corrupted twin put in
