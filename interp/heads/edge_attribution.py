@@ -133,7 +133,7 @@ class _Edges:
                 some = slice(start, start + step)
                 parts = ({hook: value[some] for hook, value in each.items()} for each in (clean, gradients, moves))
                 self._walk(stream, *parts, into=dense[:, :, some])
-        self._check(dense, gradients, moves)
+        self._check(dense, gradients, moves, tape.value)
         return dense
 
     def table(self, contrast: Contrast, found: Callable[[Contrast], Dense], batch: int) -> Measurement:
@@ -184,15 +184,19 @@ class _Edges:
             return torch.einsum("eupm,evpm->uvep", moved, pulled)
         return torch.bmm(moved.flatten(2), pulled.flatten(2).mT).permute(1, 2, 0)[..., None]
 
-    def _check(self, dense: Dense, gradients: Values, moves: Values) -> None:
-        """Raises ModelError unless the edges out of every node add up to the node's own effect, but for rounding."""
+    def _check(self, dense: Dense, gradients: Values, moves: Values, value: Float[Tensor, " example"]) -> None:
+        """Raises ModelError unless the edges out of every node add up to the node's own effect, but for rounding.
+
+        Rounding of the effects, and of the metric: where a softmax is sure of itself, effects may be smaller than that.
+        """
         size = dense.abs().sum((1, 3)).max()
         rounding = torch.finfo(torch.float32).eps  # at best: models compute norms in float32, whatever their weights are
         for hook, move in moves.items():
             products = (move * gradients[hook]).double().cpu()
             whole = products.flatten(1).sum(1)[None] if len(self._rows[hook]) == 1 else products.sum((1, 3)).T
             missed = (dense[self._rows[hook]].sum((1, 3)) - whole).abs().max()
-            if missed > max(torch.finfo(move.dtype).eps, rounding) ** 0.5 * size:
+            precision = max(torch.finfo(move.dtype).eps, rounding)
+            if missed > precision**0.5 * size + 8 * precision * float(value.detach().abs().max()):
                 raise ModelError(
                     f"the edges out of {hook} do not add up to its effect on {self.model.name} (off by {missed / size:.1%}): it "
                     "is read in a way that the graph does not know; use gradients.attribution or patching"

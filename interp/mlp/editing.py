@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import ConfigError, ModelError
-from interp.mlp.memories import require_layer
+from interp.mlp.memories import require_one_mlp
 from interp.mlp.recall import answer_probability, last_logits
 from interp.models.hooked import Edit, Model
 from interp.streaming import Covariance
@@ -79,8 +79,9 @@ def subject_keys(model: Model, layer: int, contexts: Sequence[Prompts]) -> Float
     """k* of every fact: what the neurons do at the last subject token, the mean over contexts.
 
     contexts: the same facts in the same order, after different prefixes or in different words.
+    Raises ModelError for a model without MLPs or with mixtures of experts.
     """
-    require_layer(model, layer)
+    require_one_mlp(model, layer)
     _same_facts(contexts)
     hook = f"blocks.{layer}.mlp.hook_post"
     found = [
@@ -107,7 +108,7 @@ def target_values(
     answered to `keep` (prompts about the same subjects, in the same order), plus `decay` ‖δ‖²/‖v‖²; after every step it is
     cut to `max_norm` ‖v‖. Rates are per root mean square of v.
 
-    Raises ModelError for a model without MLPs, ConfigError for contexts that do not hold the same facts.
+    Raises ModelError as `subject_keys`, ConfigError for contexts that do not hold the same facts.
     """
     _same_facts([*contexts, *keep])
     values = subject_keys(model, layer, contexts) @ model.weight(f"blocks.{layer}.mlp.W_out").float()
@@ -178,7 +179,7 @@ def rewrite(
 
     Raises ModelError as that does, and when the change is larger than `max_relative_norm` times ‖W_out‖.
     """
-    require_layer(model, layer)
+    require_one_mlp(model, layer)
     weight = model.weight(f"blocks.{layer}.mlp.W_out")
     left, right = least_change(weight, keys, values, moment, ridge=ridge, slack=slack)
     relative = float((left @ right).norm() / weight.double().norm())

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError
 from interp.measurement import Measurement
-from interp.mlp.memories import require_layer
+from interp.mlp.memories import require_one_mlp
 from interp.mlp.recall import answer_probability, last_logits, probability, require_known
 from interp.mlp.subupdates import SubUpdates, scaled
 from interp.models.hooked import Edit, Model
@@ -54,13 +54,14 @@ def attribute(
     One layer at a time, all its neurons together, by the midpoint rule at α = (i + ½)/steps (Dai et al. take the right ends,
     whose error is of first order). at: the positions whose neurons are asked; the last one of each prompt without it.
 
-    Raises ModelError for a model without MLPs and for facts it does not know, ConfigError for no steps.
+    Raises ModelError for a model without MLPs or with mixtures of experts, and for facts it does not know; ConfigError for no
+    steps.
     """
     if steps < 1:
         raise ConfigError(f"steps={steps}: the integral needs 1 or more")
     layers = range(model.n_layers) if layers is None else layers
     for layer in layers:
-        require_layer(model, layer)
+        require_one_mlp(model, layer)
     require_known(model, prompts)
     position = prompts.last if at is None else at
     values, residuals = [], []

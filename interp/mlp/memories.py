@@ -68,8 +68,22 @@ def require_layer(model: Model, layer: int) -> None:
         raise ModelError(f"{model.name} has two stacks of blocks; its MLPs cannot be read as one: give a decoder or an encoder")
     if not 0 <= layer < model.n_layers:
         raise ModelError(f"no layer {layer} in {model.name}; layers are 0 to {model.n_layers - 1}")
-    if f"blocks.{layer}.mlp.hook_post" not in model.hooks:
-        raise ModelError(f"{model.name} has no MLPs, so no neurons to read; give a model with MLPs")
+    if f"blocks.{layer}.mlp.hook_post" in model.hooks:
+        return
+    if f"blocks.{layer}.mlp.hook_expert_weights" in model.hooks:
+        raise ModelError(
+            f"{model.name} has experts that may write biases of their own, which are no memories; ablate whole experts instead"
+        )
+    raise ModelError(f"{model.name} has no MLPs, so no neurons to read; give a model with MLPs")
+
+
+def require_one_mlp(model: Model, layer: int) -> None:
+    """Raises ModelError unless the layer has one MLP, whose neurons are seen at `hook_post` and write the rows of W_out."""
+    if source(model, layer).name != f"blocks.{layer}.mlp.hook_post":
+        raise ModelError(
+            f"layer {layer} of {model.name} is a mixture of experts, whose neurons have no hook and no W_out of their own; "
+            "give a model with one MLP in a layer"
+        )
 
 
 @dataclass(frozen=True)

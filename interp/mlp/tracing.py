@@ -19,9 +19,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp import stats
-from interp.errors import ConfigError
+from interp.errors import ConfigError, ModelError
 from interp.measurement import Measurement
-from interp.mlp.memories import require_layer
 from interp.mlp.recall import probability, require_known
 from interp.models.hooked import Edit, Model
 from interp.tasks.facts import Prompts
@@ -77,16 +76,17 @@ def trace(
     embeddings. window: layers put back together, centred on the one named. The noise depends on `seed` alone, so traces of
     different states compare.
 
-    Raises ConfigError for an unknown state or a window or sample that is no positive number, ModelError for a model without
-    MLPs and for prompts whose answer it does not know.
+    Raises ConfigError for an unknown state or a window or sample that is no positive number, ModelError for a model that does
+    not have the state (MLPs; one stack of blocks) and for prompts whose answer it does not know.
     """
     if state not in STATES:
         raise ConfigError(f"no state {state!r} to restore; choose from {', '.join(STATES)}")
     if window < 1 or samples < 1 or noise <= 0:
         raise ConfigError(f"window={window}, samples={samples} and noise={noise:g} must all be above 0")
-    require_layer(model, 0)
-    require_known(model, prompts)
     hooks = [f"blocks.{layer}.{STATES[state]}" for layer in range(model.n_layers)]
+    if hooks[0] not in model.hooks:
+        raise ModelError(f"{model.name} has no {hooks[0]}, so no state {state!r} to put back; give a decoder that has one")
+    require_known(model, prompts)
     clean = model.run(prompts.tokens, read=hooks).activations
     repeated = prompts[torch.arange(len(prompts)).repeat(samples)]
     blur = _blur(model, prompts, noise=noise, samples=samples, seed=seed)

@@ -2,7 +2,8 @@
 
 `induction-2l` and `induction-1l` are attention-only models of two layers and of one that learn to continue random tokens
 that repeat (`interp.tasks.repeated`; Elhage et al. 2021; Olsson et al. 2022). `facts-4l` knows the facts of a generated
-world, and `trigrams-1l` a table of token triples (`interp.tasks.facts`). `reversal-1l` and `translation-1l` are
+world, and `trigrams-1l` a table of token triples (`interp.tasks.facts`). `names-3l`, of attention alone, tells who is given
+something (`interp.tasks.names`). `reversal-1l` and `translation-1l` are
 encoder–decoders that turn sources into targets with a known alignment (`interp.tasks.sequences`, `.translation`). The
 cache is the folder in `INTERP_CACHE`, by default `~/.cache/interp`; an entry is named after the hash of its recipe and is
 complete or absent.
@@ -34,6 +35,7 @@ from interp.models.batches import Batch, next_token, sequence_to_sequence
 from interp.models.hooked import Model, native_module
 from interp.models.training import Learner, constant, evenly, fast, fit, linear_decay
 from interp.models.transformer import TransformerConfig, transformer
+from interp.tasks import names
 from interp.tasks.facts import Lookup, World, lookup, world
 from interp.tasks.pairs import FIRST, Pairs
 from interp.tasks.repeated import repeated_random
@@ -165,6 +167,25 @@ class TrigramRecipe(_Course):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamesRecipe(_Course):
+    """All that the weights of a model of sentences about two people depend on."""
+
+    n_layers: int = 3
+    steps: int = 1000
+    batch: int = 64
+
+    @property
+    def architecture(self) -> dict:
+        """Fields of the native model's configuration."""
+        return self.layers(d_vocab=len(names.VOCABULARY), n_ctx=names.LENGTH, attn_only=True)
+
+    def rows(self, generator: torch.Generator) -> Scored:
+        """One batch of sentences, and in it the answers."""
+        told = names.sentences(self.batch, generator=generator)
+        return told.tokens, told.is_answer
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairsRecipe(_Course):
     """An encoder–decoder as in Vaswani et al. 2017 (post-LN, sinusoids, tied embeddings), one block in each stack.
 
@@ -206,12 +227,13 @@ class PairsRecipe(_Course):
         return sequence_to_sequence(self.pairs(self.batch, generator))
 
 
-AnyRecipe = Recipe | FactRecipe | TrigramRecipe | PairsRecipe
+AnyRecipe = Recipe | FactRecipe | TrigramRecipe | NamesRecipe | PairsRecipe
 RECIPES: dict[str, AnyRecipe] = {
     "induction-2l": Recipe(),
     "induction-1l": Recipe(n_layers=1),
     "facts-4l": FactRecipe(),
     "trigrams-1l": TrigramRecipe(),
+    "names-3l": NamesRecipe(),
     "reversal-1l": PairsRecipe(task="reversal"),
     "translation-1l": PairsRecipe(task="translation", steps=600),
 }

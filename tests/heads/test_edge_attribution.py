@@ -17,8 +17,10 @@ from transformer_lens.tools.analysis import attribution_patching as lens
 from interp.errors import ConfigError, ModelError
 from interp.heads import edge_attribution, gradients, paths
 from interp.heads.edge_attribution import eap, eap_ig
+from interp.models.blind_spots import BLIND_SPOTS
 from interp.models.compiled import induction
 from interp.models.hooked import Model
+from interp.models.rasp_circuits import compiled_task
 from interp.tasks.contrast import Contrast
 
 
@@ -189,3 +191,10 @@ def test_a_metric_that_does_not_depend_on_the_activations_gives_no_table_of_zero
 def test_paths_that_do_not_exist_are_refused(how: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         eap_ig(shaken("native"), contrast_of("native"), **how)
+
+
+@pytest.mark.parametrize("name", ["rotated basis", "sort"])
+def test_effects_smaller_than_the_rounding_of_the_metric_are_no_reason_to_refuse(name: str) -> None:
+    known = BLIND_SPOTS[name]().known if name in BLIND_SPOTS else compiled_task(name).compiled
+    found = eap_ig(known.model, known.contrast(16, seed=1), path="activations", steps=2)
+    assert np.isfinite(found.values).all() and np.abs(found.values).max() > 1

@@ -164,8 +164,10 @@ def test_an_edit_that_blows_up_the_norm_is_refused_and_nothing_is_changed() -> N
     assert planted.model.fingerprint == before
 
 
-def test_models_without_mlps_and_uneven_contexts_are_refused() -> None:
+def test_models_without_one_mlp_per_layer_and_uneven_contexts_are_refused() -> None:
     prompts = memory().prompts
+    with pytest.raises(ModelError, match="layer 0 of mixtral is a mixture of experts, whose neurons have no hook and no W_out"):
+        editing.subject_keys(case_of("mixtral").model, 0, [prompts])
     with pytest.raises(ModelError, match="has no MLPs"):
         editing.subject_keys(case_of("attention-only").model, 0, [prompts])
     with pytest.raises(ConfigError, match=r"contexts hold \[3, 64\] facts; give the same facts in each, in the same order"):

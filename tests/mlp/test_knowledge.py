@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from model_shapes import case_of
 from planted import memory, small_world, world_model
 
 from interp.errors import ConfigError, ModelError
@@ -98,7 +99,9 @@ def test_facts_the_model_does_not_know_are_refused_with_figures() -> None:
         knowledge.attribute(planted.model, wrong)
 
 
-def test_models_without_mlps_and_integrals_without_steps_are_refused() -> None:
+def test_models_without_one_mlp_per_layer_and_integrals_without_steps_are_refused() -> None:
+    with pytest.raises(ModelError, match="layer 0 of mixtral is a mixture of experts"):
+        knowledge.attribute(case_of("mixtral").model, memory().prompts)
     bare = Model.native(SHAPE | {"attn_only": True, "normalization_type": None}, seed=0)
     with pytest.raises(ModelError, match="has no MLPs, so no neurons to read"):
         knowledge.attribute(bare, prompts_known_to(bare))

@@ -83,10 +83,13 @@ def test_unknown_facts_states_and_bad_sizes_are_refused() -> None:
         tracing.trace(planted.model, planted.prompts, window=0)
 
 
-def test_a_model_without_mlps_is_refused() -> None:
+def test_a_state_that_the_model_has_not_is_refused_and_the_others_are_traced() -> None:
     shape = {"d_model": 16, "d_head": 8, "n_heads": 2, "n_layers": 1, "n_ctx": 16, "d_vocab": 64, "attn_only": True}
-    with pytest.raises(ModelError, match="has no MLPs"):
-        tracing.trace(Model.native(shape, seed=0), memory().prompts)
+    bare, prompts = Model.native(shape, seed=0), memory().prompts
+    with pytest.raises(ModelError, match=r"native has no blocks\.0\.hook_mlp_out, so no state 'mlp' to put back"):
+        tracing.trace(bare, prompts)
+    known = prompts.asking(bare.run(prompts.tokens).logits[torch.arange(len(prompts)), prompts.last].argmax(-1))
+    assert tracing.trace(bare, known[:2], state="attention", samples=1).effect.values.any()
 
 
 @pytest.mark.skipif(not CAPITALS.is_file(), reason="no ../shared/data/relations")
