@@ -347,7 +347,7 @@ class Model:
             raise ModelError(f"{self.name} gives a {type(output).__name__}, not logits; load it with a language-model head")
         return output
 
-    def probe_inputs(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def probe_inputs(self) -> tuple[Tensor, dict[str, Any]]:
         """A short input of valid ids, all different where the vocabulary allows."""
         length = min(_PROBE, self.n_ctx)
         tokens = (torch.arange(length)[None] * 7 + 3) % self.d_vocab
@@ -390,7 +390,7 @@ class Model:
     @cached_property
     def _head_is_plain(self) -> bool:
         """Whether the logits are the final norm and the unembedding of the last residual stream, and nothing more."""
-        if self.kind != "decoder" or not hasattr(self.bridge, "ln_final"):
+        if self.kind == "encoder-decoder" or not hasattr(self.bridge, "ln_final"):
             return False
         last = f"blocks.{self.n_layers - 1}.hook_resid_post"
         with silenced(self._hooks.points.values()):

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from model_shapes import DECODERS, case_of
+from model_shapes import DECODERS, build, case_of
 
 from interp.errors import ModelError
 from interp.heads import direct
@@ -142,3 +143,14 @@ def test_parts_that_do_not_add_up_are_noticed(monkeypatch):
     monkeypatch.setattr(direct, "_written", lambda model: {"embed": "hook_embed"})
     with pytest.raises(ModelError, match="the parts of native do not add up to its logits"):
         direct.by_component(case.model, case.tokens, asked(case))
+
+
+def test_answers_that_hardly_differ_are_not_taken_for_parts_that_do_not_add_up():
+    model = build("native")
+    with torch.no_grad():  # two tokens whose logits are large and all but the same
+        model.bridge.unembed.weight.mul_(1e3)
+        model.bridge.unembed.weight[7] = model.bridge.unembed.weight[5] * (1 + 1e-6)
+    tokens = torch.randint(50, (4, 6), generator=torch.Generator().manual_seed(0))
+    question = Question(torch.full((4,), 5), torch.full((4,), 7))
+    parts = direct.by_component(model, tokens, question).values.sum(0)
+    assert np.abs(parts).max() < 0.1
