@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "interp"
 FLOORS = [
     {"errors", "names", "__init__"},
-    {"stats", "streaming", "measurement", "association", "rules", "metrics"},
+    {"stats", "streaming", "measurement", "association", "rules", "process"},
     {"text", "tasks"},
     {"models"},
     {"activations"},

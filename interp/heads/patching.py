@@ -26,13 +26,14 @@ from interp.heads.ablation import Values, axes, corrupted
 from interp.heads.asked import ask, require_fits
 from interp.measurement import Measurement
 from interp.models.hooked import Edit, Model
+from interp.process import kept_memory
 from interp.tasks.contrast import Contrast, Metric
 
 AXES = ("head", "pos")
 """What a sweep can go through beside layers."""
 
 
-def total_effect(model: Model, contrast: Contrast, *, metric: Metric = Contrast.logit_difference, rows: int = 32) -> Measurement:
+def total_effect(model: Model, contrast: Contrast, *, metric: Metric = Contrast.logit_difference, rows: int = 64) -> Measurement:
     """metric(corrupted run) − metric(clean run) of every example: what patching everything does. Measurement(example).
 
     Raises ModelError for a contrast that does not fit the model, ConfigError for a metric that gives no number per example.
@@ -51,7 +52,7 @@ def sweep(
     by: Sequence[str] = (),
     metric: Metric = Contrast.logit_difference,
     values: Values | None = None,
-    rows: int = 32,
+    rows: int = 64,
 ) -> Measurement:
     """The effect of patching every layer at `hooks`: Measurement(layer[, head][, pos], example).
 
@@ -76,10 +77,11 @@ def sweep(
     if missing:
         raise ModelError(f"no values for {', '.join(missing)}; give some for every layer")
     effects = []
-    for start in range(0, len(contrast), rows):
-        own = slice(start, start + rows)
-        given = None if values is None else {hook: _of(values[hook], own, len(contrast)) for hook in layers.values()}
-        effects.append(_sweep(model, contrast[own], layers, by=by, metric=metric, values=given, rows=rows))
+    with kept_memory(model.device):
+        for start in range(0, len(contrast), rows):
+            own = slice(start, start + rows)
+            given = None if values is None else {hook: _of(values[hook], own, len(contrast)) for hook in layers.values()}
+            effects.append(_sweep(model, contrast[own], layers, by=by, metric=metric, values=given, rows=rows))
     dims = ("layer", *by, "example")
     return Measurement("effect", torch.cat(effects, -1).numpy(), dims, {"layer": list(layers)})
 

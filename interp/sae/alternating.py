@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.errors import TrainingError
+from interp.process import fast
 from interp.sae.activation_functions import TopK
 from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.batches import Batches, Hook
@@ -36,7 +37,6 @@ from interp.sae.classical import matching_pursuit
 from interp.sae.feeds import CALIBRATION, Feed
 from interp.sae.kernels import Support, decode
 from interp.sae.learner import History
-from interp.sae.process import fast
 from interp.sae.training import NAME, Progress
 from interp.stats import torch_seed
 

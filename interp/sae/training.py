@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from interp.errors import StoreError, TrainingError
+from interp.process import fast
 from interp.sae.autoencoder import SparseAutoencoder
 from interp.sae.batches import Batches, entered
 from interp.sae.checkpoints import TrainingFolder
 from interp.sae.feeds import CALIBRATION, Feed
 from interp.sae.interruption import Interruption
 from interp.sae.learner import History, Learner, Run
-from interp.sae.process import fast
 
 Stream = Batches | Callable[[int], Batches]
 """Batches; or a function from a step to the batches from there on, which a resumed training need not read from the start."""

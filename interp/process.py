@@ -1,4 +1,4 @@
-"""Settings of the whole process that make training faster on a CPU. Each is given back.
+"""Settings of the whole process that make training and sweeps faster on a CPU. Each is given back.
 
 Must not know: what is computed.
 """
@@ -48,7 +48,8 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     """Keeps freed memory for the next step; returns it to the system afterwards. Acts on a CPU under glibc.
 
     Gradients are as large as the weights and live for one step. As blocks of their own they would be mapped, zeroed and unmapped
-    by the system every time: a third of the time of a step with 19 million weights in each matrix.
+    by the system every time: a third of the time of a step with 19 million weights in each matrix. A sweep's large batches lose
+    as much.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if device.type == "cpu" and sys.platform == "linux" else None
     if mallopt is None:

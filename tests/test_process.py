@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from interp.sae import process
+from interp import process
 
 CPU = torch.device("cpu")
 
