@@ -293,8 +293,8 @@ def report_heads(config: Config, report: Report, model: Model) -> None:
 
 def carried(model: Model, contrast: Contrast) -> np.ndarray:
     """The effect of patching each head, as a share of the mean total effect: [layer head example]."""
-    found = patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), rows=256)
-    return found.values / patching.total_effect(model, contrast, rows=256).values.mean()
+    found = patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), batch=256)
+    return found.values / patching.total_effect(model, contrast, batch=256).values.mean()
 
 
 def parting(first: np.ndarray, second: np.ndarray, seed: int) -> stats.Estimate:

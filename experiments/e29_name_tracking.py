@@ -197,6 +197,13 @@ def report_behaviour(config: Config, report: Report, studies: list[Study]) -> No
         control_text="a third person gives",
         unit="nats",
     )
+    rows = [
+        {"model": number, "sentences": sentences, "right": right(study, twins), "logit difference": margin(study, twins)}
+        for number, study in enumerate(studies)
+        for sentences, twins in (("a named person gives", False), ("a third person gives", True))
+    ]
+    caption = "Share of sentences in which IO is likelier than S, and by how much, in every model."
+    report.table("behaviour", pd.DataFrame(rows), caption=caption)
 
 
 # ---- roles ----
@@ -349,8 +356,8 @@ def report_circuit(config: Config, report: Report, studies: list[Study]) -> None
     )
     report.text(
         "The account would be false if the heads that write the answer attended elsewhere than to IO, if no head told them whom "
-        "to leave out, or if as many random edges did as well. A claim that misses its target is kept: three layers need not "
-        "do what twelve do."
+        "to leave out, or if as many random edges did as well. The models answer as they should; a claim that misses its target "
+        "says that they do so by other heads than GPT-2's, and is kept: three layers need not do what twelve do."
     )
 
 

@@ -12,7 +12,7 @@ What is lost or changed without it
 
 What gradients say of the same
     gradients.py, nodes.py, softmax.py    attribution patching, AtP*      edge_attribution.py    EAP, EAP-IG
-    calibration.py                        how right an attribution is, where the truth is known
+    static.py                             guesses from weights and direct effects     calibration.py    how right all of them are
 
 Circuits
     circuits.py     edges chosen         faithfulness.py    how much of the model they are     circuit_files.py    exports

@@ -31,15 +31,20 @@ from interp.tasks.contrast import Contrast, Metric
 
 AXES = ("head", "pos")
 """What a sweep can go through beside layers."""
+TOKENS = 2048
+"""Tokens of one forward pass, where nobody says otherwise: what a CPU does best."""
 
 
-def total_effect(model: Model, contrast: Contrast, *, metric: Metric = Contrast.logit_difference, rows: int = 64) -> Measurement:
+def total_effect(
+    model: Model, contrast: Contrast, *, metric: Metric = Contrast.logit_difference, batch: int | None = None
+) -> Measurement:
     """metric(corrupted run) − metric(clean run) of every example: what patching everything does. Measurement(example).
 
     Raises ModelError for a contrast that does not fit the model, ConfigError for a metric that gives no number per example.
     """
     require_fits(model, contrast)
-    parts = [contrast[start : start + rows] for start in range(0, len(contrast), rows)]
+    batch = _size(contrast, batch)
+    parts = [contrast[start : start + batch] for start in range(0, len(contrast), batch)]
     effects = [_asked(model, part, metric, part.swapped()) - _asked(model, part, metric, part) for part in parts]
     return Measurement("effect", torch.cat(effects).numpy(), ("example",))
 
@@ -52,7 +57,7 @@ def sweep(
     by: Sequence[str] = (),
     metric: Metric = Contrast.logit_difference,
     values: Values | None = None,
-    rows: int = 64,
+    batch: int | None = None,
 ) -> Measurement:
     """The effect of patching every layer at `hooks`: Measurement(layer[, head][, pos], example).
 
@@ -61,7 +66,7 @@ def sweep(
     (in a pattern, of the query), or both.
     values: what is put in; what the twins have there without it. With those of `ablation`, this is an ablation sweep; they
     have the axis of examples or 1 in its place.
-    rows: examples in one forward pass, which bounds memory.
+    batch: rows in one forward pass, which bounds memory; as many as make 2,048 tokens without it.
 
     Raises HookError for hooks the model does not have, ConfigError for an axis it cannot go through and for a metric that gives
     no number per example, ModelError for a contrast that does not fit the model (twins that differ nowhere among them) and for
@@ -69,8 +74,7 @@ def sweep(
     """
     layers = _layers(model, hooks)
     by = _known_axes(by, hooks)
-    if rows < 1:
-        raise ConfigError(f"rows={rows} must be 1 or more")
+    batch = _size(contrast, batch)
     if values is None:
         require_fits(model, contrast)
     missing = [hook for hook in layers.values() if values is not None and hook not in values]
@@ -78,10 +82,10 @@ def sweep(
         raise ModelError(f"no values for {', '.join(missing)}; give some for every layer")
     effects = []
     with kept_memory(model.device):
-        for start in range(0, len(contrast), rows):
-            own = slice(start, start + rows)
+        for start in range(0, len(contrast), batch):
+            own = slice(start, start + batch)
             given = None if values is None else {hook: _of(values[hook], own, len(contrast)) for hook in layers.values()}
-            effects.append(_sweep(model, contrast[own], layers, by=by, metric=metric, values=given, rows=rows))
+            effects.append(_sweep(model, contrast[own], layers, by=by, metric=metric, values=given, batch=batch))
     dims = ("layer", *by, "example")
     return Measurement("effect", torch.cat(effects, -1).numpy(), dims, {"layer": list(layers)})
 
@@ -94,7 +98,7 @@ def _sweep(
     by: tuple[str, ...],
     metric: Metric,
     values: Values | None,
-    rows: int,
+    batch: int,
 ) -> Float[Tensor, "layer *cells example"]:
     """As `sweep`, for examples that fit into one run."""
     starts = _starts(model, layers)
@@ -108,7 +112,7 @@ def _sweep(
         differs = _differs(clean[hook], value, hook, by)
         effects = torch.zeros(differs.shape, dtype=torch.float64)
         changed = differs.nonzero()
-        for work in changed.split(rows) if len(changed) else ():
+        for work in changed.split(batch) if len(changed) else ():
             *cell, example = work.T
             edit = Edit(hook, partial(_put, value=value, hook=hook, by=by, cell=cell, example=example))
             part = contrast[example]
@@ -150,6 +154,14 @@ def _differs(
     """Whether the patch changes anything, for every cell and example."""
     changed = _cells_first(clean != value, hook, by).flatten(1 + len(by)).any(-1)
     return changed.movedim(0, -1).cpu()
+
+
+def _size(contrast: Contrast, batch: int | None) -> int:
+    """Rows in one forward pass."""
+    batch = max(1, TOKENS // contrast.clean.shape[1]) if batch is None else batch
+    if batch < 1:
+        raise ConfigError(f"batch={batch} must be 1 or more")
+    return batch
 
 
 def _asked(model: Model, contrast: Contrast, metric: Metric, inputs: Contrast) -> Float[Tensor, " example"]:

@@ -89,7 +89,7 @@ def test_a_sweep_gives_what_one_patch_at_a_time_gives(shape: str) -> None:
         if hooks.replace("*", "0") not in model.hooks:
             assert shape == "attention-only" and hooks == "blocks.*.hook_mlp_out"
             continue
-        found = patching.sweep(model, contrast, hooks, by=by, rows=16)
+        found = patching.sweep(model, contrast, hooks, by=by, batch=16)
         assert found.dims == ("layer", *by, "example") and list(found.coords["layer"]) == [0, 1]
         expected = one_at_a_time(model, contrast, hooks, by)
         tried = ~np.isnan(expected)
@@ -97,13 +97,13 @@ def test_a_sweep_gives_what_one_patch_at_a_time_gives(shape: str) -> None:
         assert np.abs(expected[tried]).max() > 1e-3, f"{hooks}: a comparison of zeros with zeros shows nothing"
 
 
-@pytest.mark.parametrize("rows", [1, 2, 64])
-def test_the_number_of_rows_in_a_pass_changes_nothing(rows: int) -> None:
+@pytest.mark.parametrize("batch", [1, 2, None])
+def test_the_number_of_rows_in_a_pass_changes_nothing(batch: int | None) -> None:
     model, contrast = sharp("native").model, contrast_of("native")
     sweep = partial(patching.sweep, model, contrast, "blocks.*.attn.hook_z", by=("head",))
-    np.testing.assert_allclose(sweep(rows=rows).values, sweep(rows=7).values, atol=1e-6)
+    np.testing.assert_allclose(sweep(batch=batch).values, sweep(batch=7).values, atol=1e-6)
     total = partial(patching.total_effect, model, contrast)
-    np.testing.assert_allclose(total(rows=rows).values, total(rows=7).values, atol=1e-6)
+    np.testing.assert_allclose(total(batch=batch).values, total(batch=7).values, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_cells_without_a_change_are_not_run(gpt2: tuple[Model, Contrast], monkey
     monkeypatch.setattr(
         model, "run_from", lambda layer, residual, **how: ran.append(len(residual)) or run_from(layer, residual, **how)
     )
-    patching.sweep(model, contrast, "blocks.*.hook_resid_pre", by=("pos",), rows=4)
+    patching.sweep(model, contrast, "blocks.*.hook_resid_pre", by=("pos",), batch=4)
     assert sum(ran) == (2 + 2 + 1) + (5 + 5 + 5)  # at the embeddings the changed tokens, one layer on all that follow
     assert max(ran) == 4
 
@@ -176,7 +176,7 @@ def test_other_inputs_follow_their_example() -> None:
     mask[0, 5:] = 0
     contrast = replace(contrast, beside={"attention_mask": mask}, positions=1)
     expected = one_at_a_time(case.model, contrast, "blocks.*.attn.hook_z", ("head",))
-    found = patching.sweep(case.model, contrast, "blocks.*.attn.hook_z", by=("head",), rows=2)
+    found = patching.sweep(case.model, contrast, "blocks.*.attn.hook_z", by=("head",), batch=2)
     np.testing.assert_allclose(found.values, expected, atol=1e-5)
 
 
@@ -201,7 +201,7 @@ def test_a_sweep_of_other_values_is_an_ablation(gpt2: tuple[Model, Contrast]) ->
     before = contrast.logit_difference(model.run(contrast.clean).logits)
     found: list[Measurement] = []
     for values in kinds.values():
-        found.append(patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), values=values, rows=2))
+        found.append(patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), values=values, batch=2))
         edits = ablation.replaced(model, [(1, 0)], values)
         expected = contrast.logit_difference(model.run(contrast.clean, edits=edits).logits) - before
         np.testing.assert_allclose(found[-1].sel(layer=1, head=0).values, expected, atol=1e-5)
@@ -210,7 +210,7 @@ def test_a_sweep_of_other_values_is_an_ablation(gpt2: tuple[Model, Contrast]) ->
 
 def test_a_metric_of_ones_own_sees_the_examples_that_ran(gpt2: tuple[Model, Contrast]) -> None:
     model, contrast = gpt2
-    sweep = partial(patching.sweep, model, contrast, "blocks.*.hook_mlp_out", rows=2)
+    sweep = partial(patching.sweep, model, contrast, "blocks.*.hook_mlp_out", batch=2)
     own = sweep(metric=lambda part, logits: part.at_positions(logits).gather(1, part.answers[:, None])[:, 0])
     np.testing.assert_allclose(own.values, sweep(metric=Contrast.answer_logit).values, atol=1e-6)
 
@@ -236,8 +236,8 @@ def test_what_a_sweep_cannot_do_is_said(gpt2: tuple[Model, Contrast]) -> None:
         patching.sweep(model, contrast, "blocks.0.hook_mlp_out")
     with pytest.raises(HookError, match=r"no hook 'blocks.0.attn.hook_zz' on this model .did you mean"):
         patching.sweep(model, contrast, "blocks.*.attn.hook_zz")
-    with pytest.raises(ConfigError, match="rows=0 must be 1 or more"):
-        patching.sweep(model, contrast, "blocks.*.hook_mlp_out", rows=0)
+    with pytest.raises(ConfigError, match="batch=0 must be 1 or more"):
+        patching.sweep(model, contrast, "blocks.*.hook_mlp_out", batch=0)
     with pytest.raises(ModelError, match="no values for blocks.1.hook_mlp_out; give some for every layer"):
         patching.sweep(model, contrast, "blocks.*.hook_mlp_out", values=ablation.zeros(["blocks.0.hook_mlp_out"]))
     misfit = {f"blocks.{layer}.hook_mlp_out": torch.zeros(4, 7, 16) for layer in range(2)}
