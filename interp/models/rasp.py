@@ -1,7 +1,7 @@
 """RASP: programs over sequences that a transformer can run, and their interpreter (Weiss et al. 2021, arXiv:2106.06981).
 
 A `Program` is a list of named steps. Each has one value per position, made from the values of earlier steps by name; "tokens" and
-"indices" are there from the start, and the last step is the output.
+"indices" are there from the start, and the last step is the output::
 
     reverse = Program(
         length=Width(Select("indices", "indices", always)),

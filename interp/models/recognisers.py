@@ -2,7 +2,7 @@
 
 After Chiang & Cholak 2022 (arXiv:2202.12172).
 
-A row is <cls> and then bits, n tokens in all; the stream at <cls> ends in a number that is positive for "yes".
+A row is <cls> and then bits, n tokens in all; the stream at <cls> ends in a number that is positive for "yes"::
 
     PARITY   layer 1: uniform attention gives k/n, the share of ones, and 1/n; an MLP marks position k,
              I[i = k]/n = relu((k−i−1)/n) − 2 relu((k−i)/n) + relu((k−i+1)/n)
