@@ -9,8 +9,6 @@ Must not know: analyses, reports.
 
 from __future__ import annotations
 
-from operator import attrgetter
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,9 +23,20 @@ def folded(model: Model, norm: str, matrix: Float[Tensor, "*heads d_model n"]) -
 
 
 def gain(model: Model, norm: str) -> Float[Tensor, "d_model"]:
-    """What a norm multiplies each dimension by: g, or ones where it has none."""
-    weight = getattr(attrgetter(norm)(model.bridge), "weight", None)
-    return torch.ones(model.d_model, device=model.device) if weight is None else weight.detach()
+    """What a norm multiplies each dimension by: g, or ones where it has none.
+
+    Asked of the norm, since not every one multiplies by its weight (Gemma's by 1 + weight): with x of mean 0, so large that ε is
+    nothing, g = (n(x) − n(−x)) σ(x) / 2x.
+    """
+    if model.bridge.cfg.normalization_type is None:
+        return torch.ones(model.d_model, device=model.device)
+    x = torch.ones(model.d_model, device=model.device, dtype=next(model.bridge.parameters()).dtype)
+    x[1::2] = -1
+    if model.d_model % 2:
+        x[-3:] = x.new_tensor([1, 1, -2])
+    with torch.no_grad():
+        up, down = (model.apply(norm, sign * 1024 * x[None, None])[0, 0] for sign in (1, -1))
+    return (up - down) * x.square().mean().sqrt() / (2 * x)
 
 
 def takes_mean_out(model: Model) -> bool:
