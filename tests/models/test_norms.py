@@ -1,5 +1,7 @@
 """Norms folded into matrices: what is folded is what the model's own norm does."""
 
+from typing import Any
+
 import pytest
 import torch
 import transformers
@@ -11,7 +13,8 @@ from interp.models.norms import folded, gain, takes_mean_out
 
 def gemma():
     """A model whose norms multiply by 1 + weight."""
-    config = transformers.GemmaConfig(**SMALL, num_attention_heads=2, num_key_value_heads=1, head_dim=8)
+    sizes: dict[str, Any] = {**SMALL, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config = transformers.GemmaConfig(**sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Model.wrap(transformers.GemmaForCausalLM(config).eval(), name="gemma")
