@@ -1,5 +1,6 @@
 """Training takes settings of the process, and gives them back."""
 
+import ctypes
 import platform
 import resource
 
@@ -25,8 +26,17 @@ def test_fast_products_are_as_exact_as_float32():
     assert (product.double() - a @ b).abs().max() < 1e-3
 
 
+@pytest.fixture
+def small_pages():
+    """Without transparent huge pages, of which one fault supplies 512 pages, or not, as memory allows."""
+    prctl, disable = ctypes.CDLL(None).prctl, 41
+    prctl(disable, 1, 0, 0, 0)
+    yield
+    prctl(disable, 0, 0, 0, 0)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
-def test_large_blocks_are_mapped_once_and_not_at_every_step():
+def test_large_blocks_are_mapped_once_and_not_at_every_step(small_pages):
     def faults():
         """Pages that the system had to supply for blocks that live for one step."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -35,11 +45,9 @@ def test_large_blocks_are_mapped_once_and_not_at_every_step():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     pages = 3 * (64 << 20) // resource.getpagesize()
-    outside = faults()
     with process.kept_memory(CPU):
         faults()
         assert faults() < 0.1 * pages
-    assert outside > 0.9 * pages
     assert faults() > 0.9 * pages
 
 
