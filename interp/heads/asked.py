@@ -19,13 +19,14 @@ from interp.models.hooked import Model
 from interp.tasks.contrast import Contrast, Metric
 
 
-def require_fits(model: Model, contrast: Contrast) -> None:
+def require_fits(model: Model, contrast: Contrast, *, twins: bool = True) -> None:
     """Raises ModelError, with every fault, for a contrast that this model cannot be asked about: answers outside its vocabulary,
     positions outside the rows, twins that differ nowhere, further inputs whose twins have other names or shapes.
 
+    twins: whether the corrupted twins are used at all; if not, they may be anything.
     Tokens and further inputs by themselves are checked by `Model.run`.
     """
-    faults = list(_faults(model, contrast))
+    faults = [*_unasked(model, contrast), *(_alike(contrast) if twins else ())]
     if faults:
         raise ModelError("; ".join(faults))
 
@@ -57,7 +58,8 @@ def require_telling(effects: Float[Tensor, "item example *rest"], names: Sequenc
         )
 
 
-def _faults(model: Model, contrast: Contrast) -> Iterator[str]:
+def _unasked(model: Model, contrast: Contrast) -> Iterator[str]:
+    """Faults of the question."""
     for name, ids in (("answers", contrast.answers), ("wrong", contrast.wrong)):
         outside = [] if ids is None else ids[(ids < 0) | (ids >= model.d_vocab)].tolist()
         if outside:
@@ -70,6 +72,10 @@ def _faults(model: Model, contrast: Contrast) -> Iterator[str]:
     if contrast.reference is not None and contrast.reference.shape != (len(contrast), model.d_vocab):
         expected = f"[{len(contrast)}, {model.d_vocab}]"
         yield f"reference has shape {list(contrast.reference.shape)}, expected {expected}: logits where the question is asked"
+
+
+def _alike(contrast: Contrast) -> Iterator[str]:
+    """Faults of the twins."""
     twins = contrast.beside if contrast.beside_corrupt is None else contrast.beside_corrupt
     yield from _unequal(contrast.beside, twins)
     if torch.equal(contrast.clean, contrast.corrupt) and all(

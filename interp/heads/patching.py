@@ -69,23 +69,29 @@ def sweep(
     batch: rows in one forward pass, which bounds memory; as many as make 2,048 tokens without it.
 
     Raises HookError for hooks the model does not have, ConfigError for an axis it cannot go through and for a metric that gives
-    no number per example, ModelError for a contrast that does not fit the model (twins that differ nowhere among them) and for
-    values that are missing or do not fit.
+    no number per example or never sees that logits change, ModelError for a contrast that does not fit the model (twins that
+    differ nowhere among them) and for values that are missing or do not fit.
     """
     layers = _layers(model, hooks)
     by = _known_axes(by, hooks)
     batch = _size(contrast, batch)
-    if values is None:
-        require_fits(model, contrast)
+    require_fits(model, contrast, twins=values is None)
     missing = [hook for hook in layers.values() if values is not None and hook not in values]
     if missing:
         raise ModelError(f"no values for {', '.join(missing)}; give some for every layer")
-    effects = []
+    effects, unseen = [], False
     with kept_memory(model.device):
         for start in range(0, len(contrast), batch):
             own = slice(start, start + batch)
             given = None if values is None else {hook: _of(values[hook], own, len(contrast)) for hook in layers.values()}
-            effects.append(_sweep(model, contrast[own], layers, by=by, metric=metric, values=given, batch=batch))
+            found, missed = _sweep(model, contrast[own], layers, by=by, metric=metric, values=given, batch=batch)
+            effects.append(found)
+            unseen |= missed
+    if unseen and not any(each.any() for each in effects):
+        raise ConfigError(
+            "every effect is exactly 0 although patches change the logits: the metric does not depend on what changes; ask "
+            "another, or at a position that the patches reach"
+        )
     dims = ("layer", *by, "example")
     return Measurement("effect", torch.cat(effects, -1).numpy(), dims, {"layer": list(layers)})
 
@@ -99,14 +105,14 @@ def _sweep(
     metric: Metric,
     values: Values | None,
     batch: int,
-) -> Float[Tensor, "layer *cells example"]:
-    """As `sweep`, for examples that fit into one run."""
+) -> tuple[Float[Tensor, "layer *cells example"], bool]:
+    """As `sweep`, for examples that fit into one run; and whether logits changed somewhere without the metric seeing it."""
     starts = _starts(model, layers)
     read = [*layers.values(), *starts.values()]
     run = model.run(contrast.clean, read=read, logits=True, **_beside(contrast))
     clean, base = run.activations, ask(metric, contrast, run.logits).double().cpu()
     values = corrupted(model, contrast, list(layers.values())) if values is None else values
-    found = []
+    found, unseen = [], False
     for layer, hook in layers.items():
         value = _fitting(values[hook], clean[hook], hook)
         differs = _differs(clean[hook], value, hook, by)
@@ -121,9 +127,11 @@ def _sweep(
                 logits = model.run_from(layer, residual, edits=[edit], logits=True, **_beside(part)).logits
             else:
                 logits = model.run(part.clean, edits=[edit], **_beside(part)).logits
-            effects[(*cell, example)] = ask(metric, part, logits).double().cpu() - base[example]
+            changes = ask(metric, part, logits).double().cpu() - base[example]
+            unseen |= not changes.any() and not torch.equal(logits, run.logits[example.to(logits.device)])
+            effects[(*cell, example)] = changes
         found.append(effects)
-    return torch.stack(found)
+    return torch.stack(found), unseen
 
 
 def _put(

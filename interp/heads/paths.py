@@ -64,8 +64,7 @@ class Ready:
     ) -> None:
         if replacement not in REPLACEMENTS:
             raise ConfigError(f"no replacement {replacement!r}; one of {', '.join(REPLACEMENTS)}")
-        if replacement == "corrupt":
-            require_fits(model, contrast)
+        require_fits(model, contrast, twins=replacement == "corrupt")
         self.model, self.graph, self.batch, self._replacement = model, graph, batch, replacement
         parts = [slice(start, start + batch) for start in range(0, len(contrast), batch)]
         corrupt = [self._run(contrast[part].swapped()) for part in parts]

@@ -226,6 +226,8 @@ def test_what_a_sweep_cannot_do_is_said(gpt2: tuple[Model, Contrast]) -> None:
         patching.sweep(model, replace(contrast, answers=contrast.answers + 30), "blocks.*.attn.hook_z")
     with pytest.raises(ConfigError, match="the metric gave shape .3, 50. for 3 examples; give one number per example"):
         patching.sweep(model, contrast, "blocks.*.attn.hook_z", metric=Contrast.at_positions)
+    with pytest.raises(ConfigError, match="every effect is exactly 0 although patches change the logits"):
+        patching.sweep(model, contrast, "blocks.*.attn.hook_z", metric=lambda asked, logits: 0 * asked.answer_logit(logits))
     with pytest.raises(ConfigError, match="has no heads to go through; leave 'head' out"):
         patching.sweep(model, contrast, "blocks.*.hook_mlp_out", by=("head",))
     with pytest.raises(ConfigError, match="by='layer' is no axis of a sweep; choose from head, pos"):

@@ -210,8 +210,10 @@ def test_edges_and_positions_that_do_not_exist_are_refused():
         ready.logits(["m1->m0"])
     with pytest.raises(ModelError, match=r"no node 'a0\.h5' writes"):
         paths.effects(ready.model, contrast, Contrast.answer_logit, ["a0.h5->m0"])
-    with pytest.raises(ModelError, match=r"answers holds the id 50, but the model's vocabulary is 0 to 49"):
-        paths.effects(ready.model, replace(contrast, answers=torch.tensor([3, 50])), Contrast.answer_logit)
+    for replacement in ("corrupt", "zero", "mean"):
+        with pytest.raises(ModelError, match=r"answers holds the id 50, but the model's vocabulary is 0 to 49"):
+            misfit = replace(contrast, answers=torch.tensor([3, 50]))
+            paths.effects(ready.model, misfit, Contrast.answer_logit, replacement=replacement)
     with pytest.raises(ConfigError, match=r"positions do not lie in rows of 7 tokens; give one place per example"):
         paths.run_with(ready.model, ready.graph, contrast, [], positions=7)
 
