@@ -1,17 +1,15 @@
 """The drawing of a circuit in Chromium: fits, can be read without a mouse, and shows what the slider and the list say."""
 
-from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, sync_playwright
+from windows import DESKTOP, PHONE
 
 from interp.report import CircuitView, Report, write
 
 pytestmark = pytest.mark.browser
 
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 HOSTILE = "<img src=x onerror=alert(1)>"
 ROWS = {"input": 0} | {f"a0.h{head}": 1 for head in range(12)} | {"a1.h0": 2, "a1.h1": 2, HOSTILE: 3, "logits": 4}
 EDGES = [
@@ -25,37 +23,18 @@ EDGES = [
 
 
 @pytest.fixture(scope="module")
-def open_page(tmp_path_factory) -> Iterator[Callable[..., Page]]:
-    """Opens the report offline, in a window of its own; at the end, everything that it should not have done is an error."""
-    from shutil import which
-
-    folder = tmp_path_factory.mktemp("circuit")
+def folder(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("circuit")
     report = Report("E99", "Which edges?")
     report.section("The circuit")
     report.view(CircuitView(title=f"Circuit {HOSTILE}", rows=ROWS, edges=EDGES, unit="logits"))
-    write(report, folder, {}, seconds=1.0)
-    faults: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=which("chromium") or which("chromium-browser"), args=[*FLAGS.split(), "--disable-sync"]
-        )
-
-        def visit(viewport=DESKTOP, scheme="light", touch=False) -> Page:
-            page = browser.new_context(offline=True, viewport=viewport, color_scheme=scheme, has_touch=touch).new_page()  # type: ignore[arg-type]
-            page.on("console", lambda message: faults.append(f"console: {message.text}"))
-            page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-            page.goto((folder / "report.html").as_uri())
-            page.wait_for_selector("#view-circuit[data-ready] svg")
-            return page
-
-        yield visit
-        browser.close()
-    assert faults == []
+    write(report, root, {}, seconds=1.0)
+    return root
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
-def test_the_drawing_fits_its_window_and_is_accessible(open_page, viewport, scheme):
-    page = open_page(viewport, scheme, viewport is PHONE)
+def test_the_drawing_fits_its_window_and_is_accessible(visit, viewport, scheme):
+    page = visit(viewport=viewport, scheme=scheme, touch=viewport is PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     boxes = page.locator(".stage .node rect").evaluate_all("all => all.map((box) => box.getBoundingClientRect().toJSON())")
     assert len(boxes) == len(ROWS) - 1, "a1.h1 has no edge"
@@ -68,8 +47,8 @@ def test_the_drawing_fits_its_window_and_is_accessible(open_page, viewport, sche
     assert [(fault["id"], fault["nodes"][0]["html"][:120]) for fault in found] == []
 
 
-def test_inputs_stand_below_and_logits_above(open_page):
-    page = open_page()
+def test_inputs_stand_below_and_logits_above(visit):
+    page = visit()
     height = {
         name: page.locator(".stage .node", has=page.get_by_text(name, exact=True)).bounding_box()["y"]
         for name in ("input", "a0.h3", "a1.h0", "logits")
@@ -77,8 +56,8 @@ def test_inputs_stand_below_and_logits_above(open_page):
     assert height["input"] > height["a0.h3"] > height["a1.h0"] > height["logits"]
 
 
-def test_the_slider_keeps_the_strongest_edges(open_page):
-    page = open_page()
+def test_the_slider_keeps_the_strongest_edges(visit):
+    page = visit()
     view = page.locator("#view-circuit")
     assert view.locator(".pick").count() == view.locator("path.edge").count() == len(EDGES)
     view.get_by_label("Strongest edges").fill("3")
@@ -88,8 +67,8 @@ def test_the_slider_keeps_the_strongest_edges(open_page):
     assert view.locator(".node.loose").count() == len(ROWS) - 1 - 4
 
 
-def test_edges_can_be_walked_and_locked_with_the_keyboard(open_page):
-    page = open_page()
+def test_edges_can_be_walked_and_locked_with_the_keyboard(visit):
+    page = visit()
     view = page.locator("#view-circuit")
     view.locator(".pick").first.focus()
     assert view.locator(".readout").inner_text() == "a1.h0 → logits 4 logits"
@@ -103,8 +82,8 @@ def test_edges_can_be_walked_and_locked_with_the_keyboard(open_page):
     assert view.locator(".pick[tabindex='0']").count() == 1, "one stop for the tab key"
 
 
-def test_an_edge_tells_its_weight_under_the_pointer(open_page):
-    page = open_page()
+def test_an_edge_tells_its_weight_under_the_pointer(visit):
+    page = visit()
     view = page.locator("#view-circuit")
     view.locator("path.near").nth(1).dispatch_event("pointerenter")
     assert view.locator(".readout").inner_text() == "a0.h3 → a1.h0 k 2 logits"
@@ -112,8 +91,8 @@ def test_an_edge_tells_its_weight_under_the_pointer(open_page):
 
 
 @pytest.mark.parametrize("way", ["click", "select"])
-def test_one_node_s_edges_can_be_seen_alone(open_page, way):
-    view = open_page().locator("#view-circuit")
+def test_one_node_s_edges_can_be_seen_alone(visit, way):
+    view = visit().locator("#view-circuit")
     if way == "click":
         view.locator(".node", has_text="a1.h0").click()
     else:
@@ -123,7 +102,7 @@ def test_one_node_s_edges_can_be_seen_alone(open_page, way):
     assert view.locator(".pick").count() == len(EDGES)
 
 
-def test_hostile_names_stay_names(open_page):
-    page = open_page()
+def test_hostile_names_stay_names(visit):
+    page = visit()
     assert page.locator("img").count() == 0
     assert page.locator(".stage .node text", has_text="onerror").count() == 1

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from shutil import which
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from windows import DESKTOP, PHONE
 
 from interp.report import Report, write
 from interp.report.views import AttentionView, AttributionView
 
 pytestmark = pytest.mark.browser
 
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 HOSTILE = "</script><script>alert(1)</script>"
 TOKENS = ["BOS", "def", " run", "(", HOSTILE]
 SOURCE = ["le", " chat", " noir"]
@@ -50,40 +46,6 @@ def folder(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("heads")
     write(report, root, {}, seconds=1.0)
     return root
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        path = which("chromium") or which("chromium-browser")
-        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS.split(), "--disable-sync"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, folder) -> Iterator[Callable[..., Page]]:
-    """Opens the page offline; at the end of the test everything that it should not have done is an error."""
-    contexts: list[BrowserContext] = []
-    faults: list[str] = []
-
-    def open_page(*, viewport: dict = DESKTOP, scheme: str = "light", touch: bool = False) -> Page:
-        context = browser.new_context(offline=True, viewport=viewport, color_scheme=scheme, has_touch=touch, is_mobile=touch)  # type: ignore[arg-type]
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: faults.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or faults.append(request.url))
-        page.goto((folder / "report.html").as_uri())
-        page.wait_for_function("document.querySelectorAll('[data-view]:not([data-ready])').length === 0")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])

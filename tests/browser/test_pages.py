@@ -1,14 +1,13 @@
 """The pages in Chromium, offline: they ask for nothing, fail at nothing, fit a phone, and do what they promise."""
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from windows import DESKTOP, PHONE
 
 from interp import figures
 from interp.report import AttentionView, Example, Feature, FeatureDashboard, Report, Rule, TokenView, rebuild_index, write
@@ -16,8 +15,6 @@ from interp.stats import Estimate
 
 pytestmark = pytest.mark.browser
 
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e"
 TOKENS = ["def", " run", "(", "self", ")", ":", "\n", "    ", "return", HOSTILE]
 
@@ -101,46 +98,9 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from shutil import which
-
-    with sync_playwright() as playwright:
-        path = which("chromium") or which("chromium-browser")
-        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS.split(), "--disable-sync"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser, folder) -> Iterator[Callable[..., Page]]:
-    """Opens a page offline; at the end of the test everything that it should not have done is an error."""
-    contexts: list[BrowserContext] = []
-    faults: list[str] = []
-
-    def open_page(
-        path: str = "E99/1/report.html", *, viewport: dict = DESKTOP, scheme: str = "light", touch: bool = False
-    ) -> Page:
-        context = browser.new_context(offline=True, viewport=viewport, color_scheme=scheme, has_touch=touch, is_mobile=touch)  # type: ignore[arg-type]
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: faults.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: _allowed(request.url) or faults.append(f"request: {request.url}"))
-        page.goto((folder / path).as_uri())
-        page.wait_for_function("document.querySelectorAll('[data-view]:not([data-ready])').length === 0")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-def _allowed(url: str) -> bool:
-    return url.startswith(("file:", "data:", "blob:"))
+def first_page() -> str:
+    return "E99/1/report.html"
 
 
 @pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=["desktop", "phone"])
