@@ -38,7 +38,8 @@ def check_tokens(tokens: object, *, d_vocab: int, n_ctx: int | None, name: str =
 
 
 def check_beside(inputs: Mapping[str, object], tokens: Tensor, *, takes: frozenset[str], encoder_decoder: bool) -> None:
-    """Raises ModelError for inputs the model does not take, masks that do not fit, and a decoder without input."""
+    """Raises ModelError for inputs the model does not take, masks of another shape or of other numbers than 0 and 1, and a decoder
+    without input."""
     known = [name for name in ACCEPTED if name in takes]
     unknown = [name for name in inputs if name not in known]
     if unknown:
@@ -53,3 +54,5 @@ def check_beside(inputs: Mapping[str, object], tokens: Tensor, *, takes: frozens
             raise ModelError(f"{name} has shape {list(value.shape)}, the tokens beside it {list(beside.shape)}")  # type: ignore[union-attr]
         if value.shape[0] != tokens.shape[0]:
             raise ModelError(f"{name} has {value.shape[0]} sequences, tokens has {tokens.shape[0]}")
+        if name.endswith("mask") and (wrong := value[(value != 0) & (value != 1)]).numel():
+            raise ModelError(f"{name} holds {wrong.flatten()[0].item():g}; a mask is 1 for tokens and 0 for padding")

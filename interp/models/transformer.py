@@ -127,6 +127,8 @@ class TransformerConfig:
             yield f"rotary positions turn pairs, but d_head = d_model / n_heads = {self.d_head} is odd"
         if self.positions == "sinusoidal" and self.d_model % 2:
             yield f"sinusoidal positions come in pairs, but d_model={self.d_model} is odd; use {self.d_model + 1}"
+        if self.mixer == "delta" and self.kind != "decoder":
+            yield f"mixer='delta' writes token after token and has no form that sees both ways, but kind={self.kind!r}; use a decoder"
         if self.mlp == "experts" and not 1 <= self.experts_per_token <= self.n_experts:
             yield f"experts_per_token={self.experts_per_token} of n_experts={self.n_experts}; use 1 to {self.n_experts}"
         groups = self.n_key_value_heads

@@ -47,6 +47,12 @@ def test_a_mask_must_fit_its_tokens(gpt2):
         gpt2.model.run(TOKENS, attention_mask=torch.ones(1, 7))
 
 
+def test_a_mask_to_be_added_to_scores_is_told_from_one_of_zeros_and_ones(gpt2):
+    added = torch.zeros(2, 7).index_fill(1, torch.tensor([6]), -1e9)
+    with pytest.raises(ModelError, match=r"attention_mask holds -1e\+09; a mask is 1 for tokens and 0 for padding"):
+        gpt2.model.run(TOKENS, attention_mask=added)
+
+
 @pytest.mark.parametrize("shape", ["native", "gpt2", "llama", "bert"])
 def test_a_mask_hides_padding(shape):
     model = case_of(shape).model
