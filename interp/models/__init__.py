@@ -1,1 +1,1 @@
-"""Models: `hooked.py` is the one door to them and to TransformerLens; the rest of the room stands behind it."""
+"""Models: `hooked.py` is the one door to them, `lens.py` the one to TransformerLens; the rest of the room stands behind."""

@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.errors import ConfigError
-from interp.models.hooked import HookedRootModule, HookPoint, Model
+from interp.models.hooked import Model
+from interp.models.lens import HookedRootModule, HookPoint
 from interp.models.parts import Linear
 
 

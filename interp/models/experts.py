@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import ModelError
-from interp.models.hooked import HookPoint
+from interp.models.lens import HookPoint
 from interp.models.parts import ACTIVATIONS, Linear, Part
 from interp.models.runs import hooked
 

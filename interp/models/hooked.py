@@ -1,4 +1,4 @@
-"""The one door to models. No other module imports TransformerLens.
+"""The one door to models.
 
 A `Model` has a bridge or a hooked module (never is one) and runs it: always in evaluation mode, without gradient unless
 asked, no further than the last activation read. Hook names are TransformerLens's own. Names are resolved and edits are
@@ -20,20 +20,13 @@ import torch
 import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformer_lens.config import TransformerBridgeConfig
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.HookedRootModule import HookedRootModule
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.generalized_components import AttentionBridge
-from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
-from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformer_lens.model_bridge.sources.native import NativeModel, initialize_native_model
 
 from interp.errors import HookError, ModelError
-from interp.models import attention, huggingface, inputs, loading, storage, weights
+from interp.models import attention, huggingface, inputs, lens, loading, storage, weights
 from interp.models.hooks import Hooks, silenced
+from interp.models.lens import HookedRootModule, HookPoint, NativeModel, TransformerBridge, native_module
 from interp.models.runs import Edit, Run, evaluating, execute, passing_on
-from interp.names import did_you_mean
+from interp.models.transformer import TransformerConfig
 from interp.text.tokenizer import Tokenizer, wrap_hf
 
 __all__ = ["SHIPPED", "Edit", "HookPoint", "HookedRootModule", "Model", "Run", "native_module"]
@@ -41,16 +34,6 @@ __all__ = ["SHIPPED", "Edit", "HookPoint", "HookedRootModule", "Model", "Run", "
 SHIPPED = {"stdlib-4l": Path(__file__).parent / "shipped"}
 """Models that come with the package: a folder with `card.json`, weights in half precision and a tokenizer."""
 
-_SWITCHES = {
-    "hook_result": "use_attn_result",
-    "hook_attn_in": "use_attn_in",
-    "hook_mlp_in": "use_hook_mlp_in",
-    "hook_q_input": "use_split_qkv_input",
-    "hook_k_input": "use_split_qkv_input",
-    "hook_v_input": "use_split_qkv_input",
-}
-_IGNORED_BY_NATIVE = ("tie_word_embeddings", "parallel_attn_mlp", "num_experts", "use_local_attn", "use_attn_result")
-_NOT_ARCHITECTURE = {"device", "dtype", "seed", "architecture", "model_name", "n_params", "n_devices"}
 _PROBE = 8  # tokens of the input on which hooks are tried out
 
 
@@ -82,7 +65,7 @@ class Model:
         accepted = inspect.signature(self._module.forward).parameters
         self._takes = frozenset({"decoder_input" if p == "decoder_input_ids" else p for p in accepted})
         self._constant = {"use_cache": False} if "use_cache" in accepted else {}
-        self._hooks = Hooks(bridge.hook_dict, self._probe if self._knows_vocabulary else None, _why_off)
+        self._hooks = Hooks(bridge.hook_dict, self._probe if self._knows_vocabulary else None, lens.why_off)
         self._fingerprint: tuple[list, str] | None = None
 
     # ---- making one ----
@@ -100,7 +83,7 @@ class Model:
         from interp.models import zoo
 
         folder = zoo.folder(name) if name in zoo.NAMES else SHIPPED.get(name, Path(name))
-        module = loading.stored(folder, _built)
+        module = loading.stored(folder)
         if module is not None:
             tokenizer = storage.read_tokenizer(folder)
         else:
@@ -123,7 +106,7 @@ class Model:
             tokenizer = wrap_hf(tokenizer) if tokenizer.is_fast else None
         name = name or type(module).__name__
         if not isinstance(module, TransformerBridge | HookedRootModule):
-            module = _bridged(module, name)
+            module = lens.bridged(module, name)
         return cls(module, name=name, tokenizer=tokenizer)
 
     @classmethod
@@ -282,7 +265,7 @@ class Model:
         """The fields that make the architecture, as plain JSON values; empty for hooked modules of one's own, unless they keep
         their `TransformerConfig`."""
         if self._recipe == "native":
-            return _native_config(self._module)
+            return lens.native_config(self._module)
         if self._recipe == "transformer":
             return asdict(cast(Any, self._module).config)
         return huggingface.config_of(self._module) if self._recipe else {}
@@ -306,15 +289,13 @@ class Model:
         """A bare module of this architecture with fresh weights, of the same dtype and in the same place."""
         if self._recipe is None:
             raise ModelError(f"no recipe to build another {type(self._module).__name__}; build it and use Model.wrap")
-        module = _built(self._recipe, type(self._module).__name__, self.config, seed).eval()
+        module = loading.build(self._recipe, type(self._module).__name__, self.config, seed).eval()
         first = next(self._module.parameters())
         return module.to(first.device, first.dtype)
 
     @cached_property
-    def _recipe(self) -> Literal["native", "huggingface", "transformer"] | None:
+    def _recipe(self) -> loading.Recipe | None:
         """How to build another module like this one from its configuration; None where nobody can."""
-        from interp.models.transformer import TransformerConfig
-
         if isinstance(self._module, NativeModel):
             return "native"
         if isinstance(self._module, transformers.PreTrainedModel):
@@ -365,10 +346,7 @@ class Model:
         """Attentions whose hooks can be made live: those left to Hugging Face, if the model's output stays what it was."""
         sites = [
             attention.Site(tuple(m for m in part.modules() if hasattr(m, "config")), part.hook_attn_scores, part.hook_pattern)
-            for part in self._submodules
-            if isinstance(part, AttentionBridge)
-            and type(part).forward is AttentionBridge.forward
-            and not getattr(part.original_component, "accepts_pattern_fn", False)
+            for part in lens.opaque_attentions(self._submodules)
         ]
         if not sites:
             return []
@@ -417,8 +395,7 @@ class Model:
         if getattr(self.bridge, "_weights_processed", False):
             return None
         if isinstance(self._module, NativeModel):
-            with torch.device("meta"):
-                return list(NativeModel(self._module.cfg).state_dict())
+            return lens.native_names(self._module)
         return huggingface.expected_names(self._module) if isinstance(self._module, transformers.PreTrainedModel) else None
 
     def _state(self) -> dict[str, Tensor]:
@@ -427,66 +404,3 @@ class Model:
         if missing:
             raise ModelError(f"{self.name} has lost the weights {', '.join(missing[:3])}; it cannot be saved or fingerprinted")
         return state if self._names is None else {name: state[name] for name in self._names}
-
-
-def _built(recipe: str, kind: str, config: dict[str, Any], seed: int) -> nn.Module:
-    """A bare module with fresh weights: of a native configuration, of a Hugging Face class `kind`, or a Transformer of ours."""
-    if recipe == "native":
-        return native_module(config, seed)
-    if recipe == "huggingface":
-        return huggingface.build(kind, config, seed=seed)
-    from interp.models.transformer import TransformerConfig, transformer
-
-    return transformer(TransformerConfig.of(config), seed)
-
-
-def native_module(config: dict[str, Any], seed: int) -> NativeModel:
-    """A bare native model (no hooks, in training mode) with fresh weights, by the fields of `TransformerBridgeConfig`.
-
-    Raises ModelError for fields that do not exist and for those that native models silently ignore.
-    """
-    known = TransformerBridgeConfig(d_model=1, d_head=1, n_layers=1, n_ctx=1, n_heads=1).to_dict()
-    unknown = [f"{name!r}{did_you_mean(name, known)}" for name in config if name not in known]
-    if unknown:
-        raise ModelError(f"no field {', no field '.join(unknown)}")
-    ignored = [name for name in _IGNORED_BY_NATIVE if config.get(name)]
-    if ignored:
-        raise ModelError(f"native models ignore {', '.join(ignored)}; leave them out")
-    try:
-        cfg = TransformerBridgeConfig(**{**config, "seed": None})  # with a seed it would seed torch, numpy and random globally
-        with torch.random.fork_rng(devices=[]):
-            module = NativeModel(cfg)
-        initialize_native_model(module, cfg, seed)
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"bad architecture: {error}") from None
-    return module
-
-
-def _native_config(module: Any) -> dict[str, Any]:
-    """The fields that make the architecture: those that differ from the defaults."""
-    cfg = module.cfg
-    needed = {name: getattr(cfg, name) for name in ("d_model", "d_head", "n_layers", "n_ctx", "n_heads", "d_vocab", "d_mlp")}
-    default = TransformerBridgeConfig(**needed).to_dict()
-    given = {name: value for name, value in cfg.to_dict().items() if name in default and value != default[name]}
-    return needed | {name: value for name, value in given.items() if name not in _NOT_ARCHITECTURE}
-
-
-def _bridged(module: nn.Module, name: str) -> TransformerBridge:
-    if isinstance(module, NativeModel):
-        return build_bridge_from_module(module, "TransformerLensNative", tl_config=module.cfg, model_name=name)
-    if not isinstance(module, transformers.PreTrainedModel):
-        kinds = "a TransformerBridge, a HookedRootModule, a Hugging Face model or a native model"
-        raise ModelError(f"cannot wrap a {type(module).__name__}; give {kinds}")
-    if any(isinstance(part, GeneralizedComponent) for part in module.modules()):
-        raise ModelError(f"this {type(module).__name__} has been bridged before; wrap its bridge")
-    module.set_attn_implementation("eager")
-    try:
-        with torch.random.fork_rng(devices=[]):  # parts that split a weight draw random ones first
-            return build_bridge_from_module(module, type(module).__name__, hf_config=module.config, model_name=name)
-    except ValueError as error:
-        raise ModelError(f"TransformerLens has no bridge for {type(module).__name__}: {str(error).splitlines()[0]}") from None
-
-
-def _why_off(name: str) -> str | None:
-    switch = _SWITCHES.get(name.rpartition(".")[2])
-    return f"switch it on with bridge.set_{switch}(True) and wrap the bridge again" if switch else None

@@ -38,7 +38,7 @@ def check_tokens(tokens: object, *, d_vocab: int, n_ctx: int | None, name: str =
 
 
 def check_beside(inputs: Mapping[str, object], tokens: Tensor, *, takes: frozenset[str], encoder_decoder: bool) -> None:
-    """Raises ModelError for inputs the model does not take, masks of another shape or of other numbers than 0 and 1, and a decoder
+    """Raises ModelError for inputs the model does not take, masks of another shape or of more than 0 and 1, and a decoder
     without input."""
     known = [name for name in ACCEPTED if name in takes]
     unknown = [name for name in inputs if name not in known]

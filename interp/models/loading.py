@@ -1,29 +1,38 @@
-"""Where a name leads: our own folders, and the hub when nothing else has it.
+"""How a bare module is built from its recipe, and where a name leads: our own folders, and the hub when nothing else has it.
 
-Must not know: TransformerLens. How a model is built is handed in.
+Must not know: TransformerLens, hooks, what a `Model` is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from interp.errors import ModelError
 from interp.models import huggingface, storage
+from interp.models.lens import native_module
+from interp.models.transformer import TransformerConfig, transformer
 from interp.names import did_you_mean
 
 CARD = "card.json"
+Recipe = Literal["native", "huggingface", "transformer"]
+"""Whose module it is: TransformerLens's native one, Hugging Face's, or ours."""
 
 
-Build = Callable[[str, str, dict[str, Any], int], nn.Module]
-"""(recipe, class, configuration, seed) -> bare module."""
+def build(recipe: Recipe, kind: str, config: dict[str, Any], seed: int) -> nn.Module:
+    """A bare module with fresh weights: of a native configuration, of a Hugging Face class `kind`, or a Transformer of ours."""
+    if recipe == "native":
+        return native_module(config, seed)
+    if recipe == "huggingface":
+        return huggingface.build(kind, config, seed=seed)
+    return transformer(TransformerConfig.of(config), seed)
 
 
-def stored(folder: Path, build: Build) -> nn.Module | None:
+def stored(folder: Path) -> nn.Module | None:
     """The bare model in a folder of ours, in evaluation mode, or None if the folder is none: `card.json` beside weights in
     half precision (as models ship; loaded as float32), or what `Model.save` writes (loaded in its own dtype)."""
     if (folder / CARD).is_file():

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import ModelError
-from interp.models.hooked import HookPoint
+from interp.models.lens import HookPoint
 from interp.models.parts import Linear, Part
 from interp.models.positions import rotated
 

@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from interp.models.hooked import native_module
+from interp.models.lens import native_module
 from interp.models.training import fast_logits
 from interp.text import stdlib
 from interp.text.tokenizer import train_byte_level_bpe

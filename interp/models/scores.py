@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import ModelError
-from interp.models.hooked import HookPoint
+from interp.models.lens import HookPoint
 
 
 class Dot(nn.Module):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from interp.errors import ModelError
 from interp.models.experts import Experts
-from interp.models.hooked import HookedRootModule, HookPoint
+from interp.models.lens import HookedRootModule, HookPoint
 from interp.models.linear_attention import DeltaRule, EluPlusOne, Favor, LinearAttention, UnitRelu
 from interp.models.multihead import Attention
 from interp.models.parts import ACTIVATIONS, Dropout, Embed, Linear, Mlp, Norm, Part
@@ -128,7 +128,7 @@ class TransformerConfig:
         if self.positions == "sinusoidal" and self.d_model % 2:
             yield f"sinusoidal positions come in pairs, but d_model={self.d_model} is odd; use {self.d_model + 1}"
         if self.mixer == "delta" and self.kind != "decoder":
-            yield f"mixer='delta' writes token after token and has no form that sees both ways, but kind={self.kind!r}; use a decoder"
+            yield f"mixer='delta' writes token by token and cannot see both ways, as an {self.kind} must; use a decoder"
         if self.mlp == "experts" and not 1 <= self.experts_per_token <= self.n_experts:
             yield f"experts_per_token={self.experts_per_token} of n_experts={self.n_experts}; use 1 to {self.n_experts}"
         groups = self.n_key_value_heads
