@@ -85,10 +85,10 @@ def run(config: Config, report: Report) -> None:
 def copying(config: Config) -> Subject:
     """The model of E08, on the tokens that an earlier copy determines."""
     with experiment.stage("train the copying model"):
-        model = zoo.train_induction(2, seed=config.seed, steps=config.steps, checkpoints=1).model
+        model = zoo.train(zoo.Recipe(seed=config.seed, steps=config.steps, checkpoints=1)).model
 
     def examples(n: int, purpose: str) -> Examples:
-        generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, ID, purpose))
+        generator = stats.torch_generator(config.seed, ID, purpose)
         drawn = repeated_random(n, model.n_ctx, model.d_vocab, generator=generator)
         return Examples(drawn.tokens, drawn.is_copy)
 
@@ -194,10 +194,7 @@ def removable(curve: np.ndarray, n_heads: int) -> float:
 def share(curve: np.ndarray, n_heads: int, *, seed: int) -> stats.Estimate:
     """`removable`, with its interval over examples."""
 
-    def of(rows: np.ndarray) -> float:
-        return removable(curve[:, rows.astype(int)], n_heads)
-
-    return stats.bootstrap(np.arange(curve.shape[1]), statistic=of, seed=seed)
+    return stats.resampled(curve.shape[1], lambda rows: removable(curve[:, rows], n_heads), seed=seed)
 
 
 # ---- the report ----
@@ -233,8 +230,7 @@ def report_curves(report: Report, subject: Subject, curves: dict[str, np.ndarray
     for name, values in curves.items():
         for removed, row in enumerate(values):
             lost = stats.bootstrap(100 * (values[0] - row), resamples=500, seed=seed)
-            cost = {"lost": lost.value, "low": lost.low, "high": lost.high}
-            rows.append({"order": name, "removed": removed, "accuracy": float(row.mean())} | cost)
+            rows.append({"order": name, "removed": removed, "accuracy": float(row.mean())} | lost.cells("lost"))
     table = pd.DataFrame(rows)
     whole = 100 * curves["greedy"][0].mean()
     report.figure(

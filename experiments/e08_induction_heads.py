@@ -10,23 +10,22 @@ tokens (zero is shown beside it): the mean over all positions would hold what he
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import torch
 
-from interp import experiment, figures, stats
-from interp.heads import ablation, composition, patching, paths, patterns
+from interp import experiment, figures, head_pages, stats
+from interp.heads import ablation, classes, composition, patching, paths, patterns
 from interp.heads.ablation import Head
-from interp.measurement import Measurement
+from interp.heads.formation import Formation, follow
+from interp.heads.induction import KINDS, WAYS, Circuit, best_prefix, copy_loss, find, gain_removed, label
 from interp.models import zoo
-from interp.models.hooked import Edit, Model
+from interp.models.courses import place_in_fall
+from interp.models.hooked import Model
 from interp.models.zoo import Trained
-from interp.report import AttentionView, Report
+from interp.report import Report
 from interp.stats import Estimate
 from interp.tasks.contrast import Contrast
 from interp.tasks.repeated import Repeated, repeated_random
@@ -45,104 +44,86 @@ class Config:
 
 QUICK = {"steps": 1000, "checkpoints": 26, "prompts": 32}
 
-KINDS = ("previous_token", "induction")
-WAYS: tuple[composition.Way, ...] = ("Q", "K", "V")
 OLSSON = "Olsson et al. 2022"
 ELHAGE = "Elhage et al. 2021"
 
 
 @dataclass(frozen=True)
 class Study:
-    """Both models, the prompts, and the heads of the two-layer model that the prompts for choosing point to."""
+    """Both models, the prompts, and the circuit of the two-layer model that the prompts for choosing point to."""
 
+    config: Config
     two: Trained
     one: Trained
     untrained: Model
     choosing: Repeated
     measuring: Repeated
-    previous: Head
-    induction: list[Head]  # best first
-    seed: int
+    circuit: Circuit
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
 
     @property
     def model(self) -> Model:
         return self.two.model
+
+    @property
+    def heads(self) -> list[Head]:
+        return list(np.ndindex(self.model.n_layers, self.model.n_heads))
+
+    @property
+    def beside(self) -> list[Head]:
+        """The other heads of the previous-token head's layer."""
+        return [head for head in self.heads if head[0] == self.circuit.previous[0] and head != self.circuit.previous]
 
 
 def run(config: Config, report: Report) -> None:
     study = prepare(config)
     report_scores(study, report)
     report_composition(study, report)
-    report_ways(study, report)
     report_ablation(study, report)
     report_patching(study, report)
     report_paths(study, report)
-    steps, loss = loss_along(study)
-    report_phase_change(study, report, steps, loss, window=config.window)
-    report_composition_along(study, report, steps, loss)
+    formation = follow(study.two.checkpoints, study.circuit, study.measuring)
+    report_phase_change(study, report, formation)
+    report_composition_along(study, report, formation)
     report_attention(study, report)
 
 
 def prepare(config: Config) -> Study:
     """Trains both models and chooses the heads."""
-    two, one = (train(config, n_layers) for n_layers in (2, 1))
+    course = {"seed": config.seed, "steps": config.steps, "checkpoints": config.checkpoints}
+    with experiment.stage("train two layers, and one"):
+        two, one = (zoo.train(zoo.Recipe(n_layers=n_layers, **course)) for n_layers in (2, 1))
     choosing, measuring = (prompts(config, two.model, purpose) for purpose in ("choose heads", "measure heads"))
-    previous, induction = choose_heads(two.model, choosing)
     untrained = two.model.untrained(stats.torch_seed(config.seed, "untrained"))
-    return Study(two, one, untrained, choosing, measuring, previous, induction, config.seed)
-
-
-def train(config: Config, n_layers: int) -> Trained:
-    with experiment.stage(f"train {n_layers} layers"):
-        return zoo.train_induction(n_layers, seed=config.seed, steps=config.steps, checkpoints=config.checkpoints)
+    return Study(config, two, one, untrained, choosing, measuring, find(two.model, choosing))
 
 
 def prompts(config: Config, model: Model, purpose: str) -> Repeated:
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, ID, purpose))
+    generator = stats.torch_generator(config.seed, ID, purpose)
     return repeated_random(config.prompts, model.n_ctx, model.d_vocab, generator=generator)
-
-
-def choose_heads(model: Model, on: Repeated) -> tuple[Head, list[Head]]:
-    """The head of the first layer that attends most to the token before, and the heads of the second that match prefixes.
-
-    An induction head scores at least half as much as the best; they come best first.
-    """
-    found = {kind: scores.mean("example") for kind, scores in patterns.scores(model, on.tokens, kinds=KINDS).items()}
-    previous = found["previous_token"].sel(layer=0).top(1)[0][0]
-    prefix = found["induction"].sel(layer=1)
-    return (0, previous), [(1, head) for (head,) in prefix.top() if prefix.values[head] >= prefix.values.max() / 2]
-
-
-def label(head: Head) -> str:
-    return f"{head[0]}.{head[1]}"
-
-
-def copy_loss(model: Model, on: Repeated, edits: Sequence[Edit] = ()) -> np.ndarray:
-    """Loss of every example on the tokens that an earlier copy determines, in nats."""
-    return ablation.loss(model, on.tokens, edits=edits, predicted=on.is_copy).values
 
 
 # ---- scores ----
 
 
-def best_prefix(study: Study, model: Model) -> Estimate:
-    """Prefix score of a model's best head: chosen on some prompts, measured on others."""
-    layer, head = patterns.induction_scores(model, study.choosing.tokens).mean("example").top(1)[0]
-    return patterns.induction_scores(model, study.measuring.tokens).sel(layer=layer, head=head).estimate(seed=study.seed)
-
-
 def report_scores(study: Study, report: Report) -> None:
     """Two layers match prefixes and copy; one layer does neither."""
     report.section("Heads that match prefixes")
-    score, one_layer = best_prefix(study, study.model), best_prefix(study, study.one.model)
+    score, one_layer, chance = (
+        best_prefix(model, study.choosing, study.measuring, seed=study.seed)
+        for model in (study.model, study.one.model, study.untrained)
+    )
     report.claim(
         "prefix-score",
-        f"the best head ({label(study.induction[0])}) attends to the token after all earlier matches",
+        f"the best head ({study.circuit.reader}) attends to the token after all earlier matches",
         score,
         at_least=0.8,
         unit="attention",
         source=OLSSON,
-        control=best_prefix(study, study.untrained),
+        control=chance,
         control_text="best head of an untrained model",
     )
     report.claim(
@@ -166,8 +147,9 @@ def report_scores(study: Study, report: Report) -> None:
         control=stats.bootstrap(copy, seed=study.seed),
         control_text="all that two layers lose",
     )
-    table = score_table(study)
-    report.table("head-scores", table, caption="Every head of the two-layer model. Null: what targets of shuffled tokens get.")
+    table = classes.tested(study.model, study.measuring.tokens, seed=study.seed)
+    caption = "Every head of the two-layer model. Null: what targets of shuffled tokens, or even attention, get."
+    report.table("head-scores", table, caption=caption)
     shown = table.query("kind == 'induction'")
     report.figure(
         "prefix-scores",
@@ -178,90 +160,52 @@ def report_scores(study: Study, report: Report) -> None:
     )
 
 
-def score_table(study: Study) -> pd.DataFrame:
-    """One row per kind and head: score with interval, its null with shuffled targets, and what even attention would get."""
-    tokens = study.measuring.tokens
-    found, even = patterns.scores(study.model, tokens), patterns.uniform_scores(tokens)
-    shuffled = patterns.shuffled_scores(study.model, tokens, seed=stats.torch_seed(study.seed, "shuffled targets"))
-    rows = []
-    for kind, scores in found.items():
-        for layer, head in np.ndindex(study.model.n_layers, study.model.n_heads):
-            score = scores.sel(layer=layer, head=head).estimate(seed=study.seed)
-            null = float(shuffled[kind].sel(layer=layer, head=head).values.mean()) if kind in shuffled else math.nan
-            row = {"kind": kind, "layer": layer, "head": head, "score": score.value, "low": score.low, "high": score.high}
-            rows.append(row | {"null": null, "even": float(even[kind].values.mean())})
-    return pd.DataFrame(rows)
-
-
 # ---- weights ----
 
 
 def report_composition(study: Study, report: Report) -> None:
     """From the weights alone: the induction head's key reads what the previous-token head writes."""
     report.section("Composition, from the weights")
-    scores = composition.composition_scores(study.model, "K")
     report.claim(
         "k-composition",
-        f"previous-token head ({label(study.previous)}) → induction head tops K-composition: lead over all pairs of other kinds",
-        lead(study, scores),
+        f"previous-token head ({study.circuit.writer}) → induction head tops K-composition: lead over all pairs of other kinds",
+        study.circuit.key_lead(study.model),  # of the weights: nothing is sampled, so there is no interval
         at_least=0.0,
         source=ELHAGE,
-        control=lead(study, composition.composition_scores(study.untrained, "K")),
+        control=study.circuit.key_lead(study.untrained),
         control_text="the same pairs in an untrained model",
     )
-    table = scores.table().replace(-np.inf, np.nan).dropna()
+    claim_way(study, report)
+    tables = [composition.composition_scores(study.model, way).table().set_index(["from", "to"]) for way in WAYS]
+    table = pd.concat(tables, axis=1).replace(-np.inf, np.nan).dropna().reset_index()
     axes = {"xlabel": "reading head", "ylabel": "writing head", "title": "K-composition"}
     report.figure(
         "k-composition",
         figures.heatmap(table, "to", "from", "K_composition", centre=0.0, **axes),
-        data=table,
+        data=table.filter(items=["from", "to", "K_composition"]),
         caption="‖W_OV W_QKᵀ‖ / (‖W_OV‖ ‖W_QK‖), less its mean over Gaussian matrices.",
         alt="Heat map of K-composition between the heads of the first and the second layer",
     )
+    report.table("composition", table, caption="Q-, K- and V-composition of every pair, less the mean over Gaussian matrices.")
     copying = composition.copying_scores(study.model).table()
     report.table("copying", copying, caption="Copying score Σλ/Σ|λ| of W_E W_OV W_U: 1 raises the logit of what is attended to.")
 
 
-def report_ways(study: Study, report: Report) -> None:
+def claim_way(study: Study, report: Report) -> None:
     """The pair of heads meets in the key: their queries and values are composed less."""
-    model, untrained = (each_way(study, one) for one in (study.model, study.untrained))
+    model, untrained = (study.circuit.composition(one) for one in (study.model, study.untrained))
     report.claim(
         "composition-way",
-        f"{label(study.previous)} → {label(study.induction[0])} compose by the key: lead over the larger of query and value",
+        f"{study.circuit.writer} → {study.circuit.reader} compose by the key: lead over the larger of query and value",
         model["K"] - max(model["Q"], model["V"]),
         at_least=0.05,
         source=f"{ELHAGE}; margin ours",
         control=untrained["K"] - max(untrained["Q"], untrained["V"]),
         control_text="the same pair in an untrained model",
     )
-    tables = [composition.composition_scores(study.model, way).table().set_index(["from", "to"]) for way in WAYS]
-    table = pd.concat(tables, axis=1).replace(-np.inf, np.nan).dropna().reset_index()
-    report.table("composition", table, caption="Q-, K- and V-composition of every pair, less the mean over Gaussian matrices.")
-
-
-def each_way(study: Study, model: Model) -> dict[str, float]:
-    """Q-, K- and V-composition of the previous-token head with the best induction head."""
-    pair = {"from": label(study.previous), "to": label(study.induction[0])}
-    return {way: float(composition.composition_scores(model, way).sel(**pair).values) for way in WAYS}
-
-
-def lead(study: Study, scores: Measurement) -> float:
-    """Largest score from the previous-token head to an induction head, less the largest of all other pairs.
-
-    A property of the weights: nothing is sampled, so there is no interval.
-    """
-    score = {(early, late): value for early, late, value in scores.table().itertuples(index=False)}
-    true = [score.pop((label(study.previous), label(head))) for head in study.induction]
-    return max(true) - max(score.values())
 
 
 # ---- ablation ----
-
-
-def gain_removed(study: Study, whole: np.ndarray, without: np.ndarray) -> Estimate:
-    """Share of the in-context gain that goes: mean extra loss over mean gain, prompts resampled together."""
-    chance = math.log(study.model.d_vocab - 1)
-    return stats.ratio(without - whole, chance - whole, seed=study.seed)
 
 
 def report_ablation(study: Study, report: Report) -> None:
@@ -270,26 +214,27 @@ def report_ablation(study: Study, report: Report) -> None:
     model, on = study.model, study.measuring
     means = ablation.mean_outputs(model, study.choosing.tokens, positions=study.choosing.predicts_copy)
     whole = copy_loss(model, on)
-    heads = list(np.ndindex(model.n_layers, model.n_heads))
-    without = {head: copy_loss(model, on, ablation.replaced(model, [head], means)) for head in heads}
-    others = np.mean([without[head] for head in heads if head[0] == 0 and head != study.previous], axis=0)
+    without = {head: copy_loss(model, on, ablation.replaced(model, [head], means)) for head in study.heads}
+    zeroed = {head: copy_loss(model, on, ablation.zero(model, [head])) for head in study.heads}
+
+    def removed(cut: np.ndarray) -> Estimate:
+        return gain_removed(whole, cut, model.d_vocab, seed=study.seed)
+
     report.claim(
         "previous-token-ablation",
-        f"share of the in-context gain that goes with the previous-token head ({label(study.previous)})",
-        gain_removed(study, whole, without[study.previous]),
+        f"share of the in-context gain that goes with the previous-token head ({study.circuit.writer})",
+        removed(without[study.circuit.previous]),
         at_least=0.8,
         source=OLSSON,
-        control=gain_removed(study, whole, others),
+        control=removed(np.mean([without[head] for head in study.beside], axis=0)),
         control_text="with another head of its layer, on average",
     )
     claim_induction_ablation(study, report, means, whole)
-    rows = []
-    for head in heads:
-        zeroed = copy_loss(model, on, ablation.zero(model, [head]))
-        for kind, cut in {"mean": without[head], "zero": zeroed}.items():
-            gone = gain_removed(study, whole, cut)
-            rows.append({"head": label(head), "ablation": kind, "gain removed": gone.value, "low": gone.low, "high": gone.high})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {"head": label(head), "ablation": kind} | removed(cut[head]).cells("gain removed")
+        for head in study.heads
+        for kind, cut in {"mean": without, "zero": zeroed}.items()
+    )
     report.table("ablation", table, caption="Share of the in-context gain that goes with each head.")
     shown = table.query("ablation == 'mean'")
     axes = {"title": "What each head carries", "xlabel": "share of the in-context gain removed"}
@@ -305,8 +250,8 @@ def report_ablation(study: Study, report: Report) -> None:
 def claim_induction_ablation(study: Study, report: Report, means: ablation.Values, whole: np.ndarray) -> None:
     """Paired by prompt: the loss without induction heads less the mean loss without as many heads that are of neither kind."""
     model, on = study.model, study.measuring
-    others = [head for head in np.ndindex(model.n_layers, model.n_heads) if head not in (study.previous, *study.induction)]
-    ablated = study.induction[: len(others)]
+    others = [head for head in study.heads if head not in (study.circuit.previous, *study.circuit.induction)]
+    ablated = study.circuit.induction[: len(others)]
     without = copy_loss(model, on, ablation.replaced(model, ablated, means))
     groups = list(combinations(others, len(ablated)))
     control = np.mean([copy_loss(model, on, ablation.replaced(model, group, means)) for group in groups], axis=0)
@@ -326,42 +271,29 @@ def claim_induction_ablation(study: Study, report: Report, means: ablation.Value
 # ---- patching ----
 
 
-def without_matches(on: Repeated, d_vocab: int) -> Contrast:
-    """Prompts cut before their last token, which is the answer; in the twins, every earlier match of the token before it is
-    one token that the prompt does not hold."""
-    clean, answers = on.tokens[:, :-1], on.tokens[:, -1]
-    held = torch.zeros(len(clean), d_vocab, dtype=torch.bool).scatter_(1, on.tokens, True)
-    free = (~held).int().argmax(1, keepdim=True)
-    match = clean == clean[:, -1:]
-    match[:, -1] = False
-    return Contrast(clean=clean, corrupt=torch.where(match, free, clean), answers=answers)
-
-
 def report_patching(study: Study, report: Report) -> None:
     """The twin's previous-token head takes away the copy; no other head of its layer does."""
     report.section("Patching: which heads does the copy pass through?")
-    model, contrast = study.model, without_matches(study.measuring, study.model.d_vocab)
+    model, contrast = study.model, study.measuring.without_matches(study.model.d_vocab)
     total = patching.total_effect(model, contrast, metric=Contrast.log_probability).values
     found = patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), metric=Contrast.log_probability)
-    heads = list(np.ndindex(model.n_layers, model.n_heads))
-    share = {head: stats.ratio(found.sel(layer=head[0], head=head[1]).values, total, seed=study.seed) for head in heads}
-    layer, other = max((head for head in heads if head[0] == 0 and head != study.previous), key=lambda head: share[head].value)
+    share = {head: stats.ratio(found.sel(layer=head[0], head=head[1]).values, total, seed=study.seed) for head in study.heads}
+    other = max(study.beside, key=lambda head: share[head].value)
     report.claim(
         "head-patching",
-        f"share of the whole effect that patching the previous-token head ({label(study.previous)}) alone has",
-        share[study.previous],
+        f"share of the whole effect that patching the previous-token head ({study.circuit.writer}) alone has",
+        share[study.circuit.previous],
         at_least=0.5,
         source=f"{OLSSON}; most of it, ours",
-        control=share[layer, other],
-        control_text=f"the most that another head of its layer has ({label((layer, other))})",
+        control=share[other],
+        control_text=f"the most that another head of its layer has ({label(other)})",
     )
-    rows = [{"head": label(head), "share": e.value, "low": e.low, "high": e.high} for head, e in share.items()]
+    table = pd.DataFrame({"head": label(head)} | each.cells("share") for head, each in share.items())
+    axes = {"title": "One head patched", "xlabel": "share of whole effect"}
     report.figure(
         "head-patching",
-        figures.bars(
-            pd.DataFrame(rows), "head", "share", low="low", high="high", title="One head patched", xlabel="share of whole effect"
-        ),
-        data=rows,
+        figures.bars(table, "head", "share", low="low", high="high", **axes),
+        data=table,
         caption="One head's output taken from the twin in which there is nothing to copy. Share of the loss of log-probability "
         f"of the copied token, which is {-total.mean():.2f} nats on average when everything is the twin's.",
         alt="Bars: share of the whole effect by head; the previous-token head stands out",
@@ -371,20 +303,20 @@ def report_patching(study: Study, report: Report) -> None:
 def report_paths(study: Study, report: Report) -> None:
     """Between the two heads, the key is the path."""
     report.section("Path patching: by the key alone?")
-    contrast = without_matches(study.measuring, study.model.d_vocab)
+    contrast = study.measuring.without_matches(study.model.d_vocab)
     total = patching.total_effect(study.model, contrast, metric=Contrast.log_probability).values
     writers = [*(f"a0.h{head}" for head in range(study.model.n_heads)), "input"]
 
     def share(*ends: tuple[str, str]) -> Estimate:
-        edges = [f"{writer}->a{layer}.h{head}<{way}>" for writer, way in ends for layer, head in study.induction]
+        edges = [f"{writer}->a{layer}.h{head}<{way}>" for writer, way in ends for layer, head in study.circuit.induction]
         effect = paths.effect(study.model, contrast, Contrast.log_probability, edges)
         return stats.ratio(effect.values, total, seed=study.seed)
 
-    previous = f"a0.h{study.previous[1]}"
+    previous = f"a0.h{study.circuit.previous[1]}"
     key, elsewhere = share((previous, "k")), share((previous, "q"), (previous, "v"))
     report.claim(
         "key-path",
-        f"share of the whole effect on the path {label(study.previous)} → keys of the induction heads, and no other",
+        f"share of the whole effect on the path {study.circuit.writer} → keys of the induction heads, and no other",
         key,
         at_least=0.5,
         source=f"{ELHAGE}; most of it, ours",
@@ -393,19 +325,19 @@ def report_paths(study: Study, report: Report) -> None:
     )
     report.claim(
         "other-ways",
-        f"share on the paths {label(study.previous)} → queries and values of the induction heads",
+        f"share on the paths {study.circuit.writer} → queries and values of the induction heads",
         elsewhere,
         at_most=0.1,
         source=f"{ELHAGE}; a tenth, ours",
         control=key,
         control_text="its path to their keys",
     )
-    rows = [{"path": f"{writer} → {way}", **asdict(share((writer, way)))} for writer in writers for way in "qkv"]
+    table = pd.DataFrame({"path": f"{writer} → {way}"} | share((writer, way)).cells() for writer in writers for way in "qkv")
     axes = {"title": "Single paths into the induction heads", "xlabel": "share of whole effect"}
     report.figure(
         "paths",
-        figures.bars(pd.DataFrame(rows), "path", "value", low="low", high="high", **axes),
-        data=rows,
+        figures.bars(table, "path", "value", low="low", high="high", **axes),
+        data=table,
         caption="What a writer hands to the query, key or value of all induction heads is taken from the twin; everything else "
         "they read, and everything others read, is as it was. a0.h0 is head 0 of layer 0, input the embeddings.",
         alt="Bars: share of the whole effect by path; the previous-token head's path to the keys stands out",
@@ -415,118 +347,39 @@ def report_paths(study: Study, report: Report) -> None:
 # ---- phase change ----
 
 
-def crossing(steps: np.ndarray, curve: np.ndarray, level: float) -> float:
-    """The step at which a curve has gone a share `level` of the way from its first value to its last, interpolated."""
-    progress = (curve - curve[0]) / (curve[-1] - curve[0])
-    after = max(int(np.argmax(progress >= level)), 1)
-    return float(np.interp(level, progress[after - 1 : after + 1], steps[after - 1 : after + 1]))
-
-
-def place_in_fall(steps: np.ndarray, loss: np.ndarray, score: np.ndarray) -> float:
-    """When the score is half risen, on a scale from 0 (a tenth of the loss's fall is done) to 1 (nine tenths are)."""
-    start, end = crossing(steps, loss, 0.1), crossing(steps, loss, 0.9)
-    return (crossing(steps, score, 0.5) - start) / (end - start)
-
-
-def steepest_share(steps: np.ndarray, loss: np.ndarray, *, window: float) -> float:
-    """The largest share of the whole fall that happens within a window of steps."""
-    starts = np.linspace(steps[0], steps[-1] - window, 200)
-    falls = np.interp(starts, steps, loss) - np.interp(starts + window, steps, loss)
-    return float(falls.max() / (loss[0] - loss[-1]))
-
-
-def loss_along(study: Study) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of the two-layer model's checkpoints, and the loss on copied tokens there: [checkpoint example]."""
-    steps = np.array([step for step, _ in study.two.checkpoints], dtype=float)
-    return steps, np.stack([copy_loss(model, study.measuring) for _, model in study.two.checkpoints])
-
-
-def report_phase_change(study: Study, report: Report, steps: np.ndarray, loss: np.ndarray, *, window: int) -> None:
+def report_phase_change(study: Study, report: Report, formation: Formation) -> None:
     """The loss on copied tokens falls at once, and the prefix score rises while it does."""
     report.section("Phase change")
+    claim_phase_change(study, report, formation)
     plain = np.stack([copy_loss(model, study.measuring) for _, model in study.one.checkpoints])
-    previous, prefix = head_scores_along(study)
-    claim_phase_change(study, report, steps, loss, prefix, window=window)
+    losses = along(formation.steps, {"two layers": formation.loss, "one layer": plain}, seed=study.seed)
+    names = (f"previous token, {study.circuit.writer}", f"prefix matching, {study.circuit.reader}")
+    scores = along(formation.steps, dict(zip(names, (formation.previous, formation.prefix), strict=True)), seed=study.seed)
     draw = {"x": "step", "y": "mean", "by": "series", "low": "low", "high": "high", "xlabel": "training step"}
-    table = along(steps, {"two layers": loss, "one layer": plain}, seed=study.seed)
     report.figure(
         "phase-loss",
-        figures.lines(table, **draw, ylabel="nats", title="Loss on copied tokens"),
-        data=table,
+        figures.lines(losses, **draw, ylabel="nats", title="Loss on copied tokens"),
+        data=losses,
         caption="Loss on copied tokens along training: mean and 95 % interval over prompts.",
         alt="The loss of two layers falls steeply; that of one layer does not",
     )
-    names = (f"previous token, {label(study.previous)}", f"prefix matching, {label(study.induction[0])}")
-    table = along(steps, dict(zip(names, (previous, prefix), strict=True)), seed=study.seed)
     report.figure(
         "phase-scores",
-        figures.lines(table, **draw, ylabel="attention", title="Scores of the two heads"),
-        data=table,
+        figures.lines(scores, **draw, ylabel="attention", title="Scores of the two heads"),
+        data=scores,
         caption="Scores of the two heads along training: mean and 95 % interval over prompts. The previous-token head "
         "does its work in the first part of a row, where tokens are new (see the view): its mean over whole rows stays low.",
         alt="Both scores rise while the loss falls",
     )
 
 
-def head_scores_along(study: Study) -> tuple[np.ndarray, np.ndarray]:
-    """Score of the previous-token head and of the induction head at every checkpoint, each [checkpoint example]."""
-    heads, rows = (study.previous, study.induction[0]), []
-    for _, model in study.two.checkpoints:
-        found = patterns.scores(model, study.measuring.tokens, kinds=KINDS)
-        rows.append([found[kind].sel(layer=layer, head=head).values for kind, (layer, head) in zip(KINDS, heads, strict=True)])
-    previous, prefix = np.stack(rows, axis=1)
-    return previous, prefix
-
-
-def report_composition_along(study: Study, report: Report, steps: np.ndarray, loss: np.ndarray) -> None:
-    """The two heads compose by the key when the loss has fallen, and not before."""
-    along = [each_way(study, model) for _, model in study.two.checkpoints]
-    scores = {way: np.array([score[way] for score in along]) for way in WAYS}
-    leads = scores["K"] - np.maximum(scores["Q"], scores["V"])
-
-    def lead_at(rows: np.ndarray, level: float) -> float:
-        return float(np.interp(crossing(steps, loss[:, rows.astype(int)].mean(1), level), steps, leads))
-
-    examples = np.arange(loss.shape[1])
-    report.claim(
-        "composition-together",
-        "when nine tenths of the fall of the loss are done, the two heads compose by the key: lead over query and value",
-        stats.bootstrap(examples, statistic=lambda rows: lead_at(rows, 0.9), seed=study.seed),
-        at_least=0.05,
-        source=f"{OLSSON}; {ELHAGE}; margin ours",
-        control=lead_at(examples, 0.1),
-        control_text="when a tenth is done",
-    )
-    rows = [{"step": step, "way": way, "score": score} for way in WAYS for step, score in zip(steps, scores[way], strict=True)]
-    table = pd.DataFrame(rows)
-    axes = {"xlabel": "training step", "ylabel": "composition", "title": "Composition of the two heads"}
-    report.figure(
-        "phase-composition",
-        figures.lines(table, "step", "score", by="way", **axes),
-        data=table,
-        caption=f"{label(study.previous)} → {label(study.induction[0])}, from the weights: how much of what the first writes the "
-        "second's queries (Q), keys (K) and values (V) read, less the mean over Gaussian matrices. K parts from Q and V while "
-        "the loss falls, and goes on rising when the loss has long been flat.",
-        alt="K-composition parts from Q- and V-composition while the loss falls, and goes on rising",
-    )
-
-
-def claim_phase_change(
-    study: Study, report: Report, steps: np.ndarray, loss: np.ndarray, prefix: np.ndarray, *, window: float
-) -> None:
-    """The fall is steep, and the score rises inside it; loss and prefix are [checkpoint example], prompts are resampled."""
-    examples = np.arange(loss.shape[1])
-
-    def steep(rows: np.ndarray) -> float:
-        return steepest_share(steps, loss[:, rows.astype(int)].mean(1), window=window)
-
-    def place(rows: np.ndarray) -> float:
-        return place_in_fall(steps, loss[:, rows.astype(int)].mean(1), prefix[:, rows.astype(int)].mean(1))
-
+def claim_phase_change(study: Study, report: Report, formation: Formation) -> None:
+    """The fall is steep, and the score rises inside it."""
+    steps, window = formation.steps, study.config.window
     report.claim(
         "phase-steep",
         f"share of the whole fall of the loss on copied tokens that happens within {window} steps of {steps[-1]:.0f}",
-        stats.bootstrap(examples, statistic=steep, seed=study.seed),
+        formation.steepest_share(window, seed=study.seed),
         at_least=0.5,
         source=OLSSON,
         control=window / steps[-1],
@@ -535,22 +388,45 @@ def claim_phase_change(
     report.claim(
         "phase-together",
         "the prefix score is half risen while the loss falls (0: a tenth of the fall is done, 1: nine tenths)",
-        stats.bootstrap(examples, statistic=place, seed=study.seed),
+        formation.prefix_in_fall(seed=study.seed),
         between=(0.0, 1.0),
         source=OLSSON,
-        control=place_in_fall(steps, loss.mean(1), steps),
+        control=place_in_fall(steps, formation.loss.mean(1), steps),
         control_text="a score that rises evenly",
+    )
+
+
+def report_composition_along(study: Study, report: Report, formation: Formation) -> None:
+    """The two heads compose by the key when the loss has fallen, and not before."""
+    report.claim(
+        "composition-together",
+        "when nine tenths of the fall of the loss are done, the two heads compose by the key: lead over query and value",
+        formation.key_lead(0.9, seed=study.seed),
+        at_least=0.05,
+        source=f"{OLSSON}; {ELHAGE}; margin ours",
+        control=formation.key_lead(0.1).value,
+        control_text="when a tenth is done",
+    )
+    table = pd.DataFrame({"step": formation.steps} | formation.composition).melt("step", list(WAYS), "way", "score")
+    axes = {"xlabel": "training step", "ylabel": "composition", "title": "Composition of the two heads"}
+    report.figure(
+        "phase-composition",
+        figures.lines(table, "step", "score", by="way", **axes),
+        data=table,
+        caption=f"{study.circuit.writer} → {study.circuit.reader}, from the weights: how much of what the first writes the "
+        "second's queries (Q), keys (K) and values (V) read, less the mean over Gaussian matrices. K parts from Q and V while "
+        "the loss falls, and goes on rising when the loss has long been flat.",
+        alt="K-composition parts from Q- and V-composition while the loss falls, and goes on rising",
     )
 
 
 def along(steps: np.ndarray, series: dict[str, np.ndarray], *, seed: int) -> pd.DataFrame:
     """Mean and interval over examples at every step, of each series [checkpoint example]."""
-    rows = []
-    for name, values in series.items():
-        for step, row in zip(steps, values, strict=True):
-            found = stats.bootstrap(row, resamples=500, seed=seed)
-            rows.append({"series": name, "step": step, "mean": found.value, "low": found.low, "high": found.high})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"series": name, "step": step} | stats.bootstrap(row, resamples=500, seed=seed).cells("mean")
+        for name, values in series.items()
+        for step, row in zip(steps, values, strict=True)
+    )
 
 
 # ---- a look ----
@@ -560,19 +436,12 @@ def report_attention(study: Study, report: Report) -> None:
     """Every head on one prompt."""
     report.section("The heads at work")
     tokens, copy = study.measuring.tokens[:1], study.measuring.start[0] + study.measuring.period[0]
-    hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(study.model.n_layers)]
-    found = study.model.run(tokens, read=hooks).activations
-    scores = patterns.scores(study.model, tokens, kinds=KINDS)
-    report.view(
-        AttentionView(
-            title="Attention on one prompt",
-            tokens=["BOS", *(f" {token}" for token in tokens[0, 1:].tolist())],
-            patterns=np.stack([found[hook][0].numpy() for hook in hooks]),
-            scores={kind.replace("_", " "): scores[kind].mean("example").values for kind in KINDS},
-            caption=f"Previous-token head {label(study.previous)}, induction head {label(study.induction[0])}. "
-            f"The second copy begins at position {int(copy)}.",
-        )
-    )
+    found = patterns.scores(study.model, tokens, kinds=KINDS)
+    scores = {kind.replace("_", " "): found[kind].mean("example").values for kind in KINDS}
+    shown = ["BOS", *(f" {token}" for token in tokens[0, 1:].tolist())]
+    view = head_pages.attention_view(study.model, tokens, shown, scores=scores)
+    caption = f"Previous token {study.circuit.writer}, induction {study.circuit.reader}. The second copy begins at {int(copy)}."
+    report.view(replace(view, title="Attention on one prompt", caption=caption))
 
 
 if __name__ == "__main__":

@@ -299,7 +299,7 @@ def report_steps(config: Config, report: Report, table: pd.DataFrame) -> None:
     for name, column in (("AUROC", "auroc"), ("Spearman", "spearman"), ("relative L1", "relative_l1")):
         for steps, values in part.groupby("steps")[column]:
             found = stats.bootstrap(values.to_numpy(), seed=config.seed)
-            rows.append({"steps": steps, "value": found.value, "low": found.low, "high": found.high, "score": name})
+            rows.append({"steps": steps, "score": name} | found.cells())
     curve = pd.DataFrame(rows)
     report.figure(
         "steps",

@@ -140,7 +140,7 @@ def report_phases(config: Config, report: Report, small: dict[float, superpositi
     rows = []
     for sparsity, toy in small.items():
         count = stats.bootstrap((toy.norms > PRESENT).sum(1).double().numpy(), seed=config.seed)
-        rows.append({"sparsity": sparsity, "features": count.value, "low": count.low, "high": count.high})
+        rows.append({"sparsity": sparsity} | count.cells("features"))
     table = pd.DataFrame(rows)
     report.table("represented", table, caption=f"Features represented in two dimensions, mean of {config.instances} models.")
     report.figure(
@@ -160,7 +160,7 @@ def report_wide(config: Config, report: Report, wide: superposition.Toy) -> None
     report.section("Two hundred features, twenty dimensions")
     halves = [in_pairs(wide.dimensionality[i], wide.norms[i]) for i in range(len(config.wide_sparsities))]
     best = int(np.argmax([each.mean() for each in halves]))
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "random directions"))
+    generator = stats.torch_generator(config.seed, "random directions")
     chance = F.normalize(torch.randn(wide.directions[best].shape, generator=generator), dim=-1) * wide.norms[best][:, None]
     control = superposition.Toy(chance[None], wide.bias[best : best + 1], wide.loss[best : best + 1])
     report.claim(

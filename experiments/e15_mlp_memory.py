@@ -16,14 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from interp import experiment, figures, stats
+from interp import experiment, figures, stats, superposition
 from interp.mlp import associative, editing, knowledge, recall
 from interp.mlp.subupdates import SubUpdates, scaled, sub_updates
 from interp.mlp.values import value_logits
 from interp.models import zoo
 from interp.models.memories import PlantedMemory, planted_memory
 from interp.report import Report
-from interp.stats import Estimate
 from interp.tasks.facts import Prompts
 
 ID = "E15"
@@ -65,7 +64,7 @@ def report_reading(config: Config, report: Report, planted: PlantedMemory) -> No
     """What fires each neuron is its key, and what it writes is what follows."""
     report.section("Reading a planted memory")
     hook = "blocks.0.mlp.hook_post"
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, ID, "walks"))
+    generator = stats.torch_generator(config.seed, ID, "walks")
     rows = planted.walks(4 * config.keys, 8, generator=generator)
     post = planted.model.run(rows[:, :-1], read=[hook]).activations[hook].flatten(0, 1)
     strongest = post.argmax(0)
@@ -77,25 +76,25 @@ def report_reading(config: Config, report: Report, planted: PlantedMemory) -> No
     report.claim(
         "trigger",
         "share of neurons whose strongest trigger is the key that was planted",
-        share(trigger == owner, seed=config.seed),
+        stats.bootstrap(trigger == owner, seed=config.seed),
         at_least=1.0,
         source=GEVA,
-        control=share(trigger == owner.roll(1), seed=config.seed),
+        control=stats.bootstrap(trigger == owner.roll(1), seed=config.seed),
         control_text="the key of the next neuron",
     )
     report.claim(
         "agreement",
         "agreement: share of neurons whose value promotes the token after their strongest trigger most",
-        share(said == following, seed=config.seed),
+        stats.bootstrap(said == following, seed=config.seed),
         at_least=1.0,
         source=GEVA,
-        control=share(said == shuffled, seed=config.seed),
+        control=stats.bootstrap(said == shuffled, seed=config.seed),
         control_text="tokens after the triggers of other neurons",
     )
     report.text(
         f"{config.keys} keys in {config.d_model} dimensions. The largest |cosine| between two of them is "
-        f"{associative.coherence(planted.model.W_E):.2f}; "
-        f"it could not be less than {associative.welch_bound(config.keys, config.d_model):.2f} (Welch's bound)."
+        f"{superposition.coherence(planted.model.W_E.numpy()):.2f}; "
+        f"it could not be less than {superposition.welch_bound(config.keys, config.d_model):.2f} (Welch's bound)."
     )
 
 
@@ -110,10 +109,10 @@ def report_attribution(config: Config, report: Report, planted: PlantedMemory) -
     report.claim(
         "knowledge-neuron",
         "share of facts for which the neuron with the largest attribution is the one that holds it",
-        share(top == planted.neuron, seed=config.seed),
+        stats.bootstrap(top == planted.neuron, seed=config.seed),
         at_least=1.0,
         source=DAI,
-        control=share(top.roll(1) == planted.neuron, seed=config.seed),
+        control=stats.bootstrap(top.roll(1) == planted.neuron, seed=config.seed),
         control_text="the neuron found for another fact",
     )
     report.claim(
@@ -196,7 +195,7 @@ def claim_edits(config: Config, report: Report, table: pd.DataFrame, *, already:
         stats.bootstrap(table["success"], seed=config.seed),
         at_least=1.0,
         source=MENG,
-        control=share(already, seed=config.seed),
+        control=stats.bootstrap(already, seed=config.seed),
         control_text="before the edit",
     )
     report.claim(
@@ -389,20 +388,20 @@ def report_triples(config: Config, report: Report) -> None:
     report.claim(
         "triples",
         "share of stored (a, b) → c whose c the sub-updates of all neurons promote most, c not being told",
-        share(knowledge.read_back(updates, prompts) == prompts.answer, seed=config.seed),
+        stats.bootstrap(knowledge.read_back(updates, prompts) == prompts.answer, seed=config.seed),
         at_least=0.75,
         source=ISSUE,
-        control=share(knowledge.read_back(updates, prompts, top=1) == prompts.answer, seed=config.seed),
+        control=stats.bootstrap(knowledge.read_back(updates, prompts, top=1) == prompts.answer, seed=config.seed),
         control_text="the longest sub-update alone",
     )
     silent = scaled(model, [(0, neuron) for neuron in range(recipe.d_mlp)], 0.0)
     report.claim(
         "triples-needed",
         "share of the triples that the model still knows when its neurons are silent",
-        share(recall.is_first(model, prompts, edits=silent), seed=config.seed),
+        stats.bootstrap(recall.is_first(model, prompts, edits=silent), seed=config.seed),
         at_most=0.25,
         source=ISSUE,
-        control=share(recall.is_first(model, prompts), seed=config.seed),
+        control=stats.bootstrap(recall.is_first(model, prompts), seed=config.seed),
         control_text="as it is",
     )
     by_chance = float((knowledge.read_back(untrained, prompts) == prompts.answer).float().mean())
@@ -424,15 +423,10 @@ def read_back_table(config: Config, updates: SubUpdates, prompts: Prompts) -> pd
     """How many triples can be read back from the longest 1, 2, 4 … sub-updates."""
     rows, neurons = [], 1
     while neurons <= updates.coefficient.shape[-1]:
-        found = share(knowledge.read_back(updates, prompts, top=neurons) == prompts.answer, seed=config.seed)
-        rows.append({"neurons": neurons, "recovered": found.value, "low": found.low, "high": found.high})
+        found = stats.bootstrap(knowledge.read_back(updates, prompts, top=neurons) == prompts.answer, seed=config.seed)
+        rows.append({"neurons": neurons} | found.cells("recovered"))
         neurons *= 2
     return pd.DataFrame(rows)
-
-
-def share(holds: Tensor, *, seed: int) -> Estimate:
-    """Share of examples for which something holds, with its interval."""
-    return stats.bootstrap(holds.double().numpy(), seed=seed)
 
 
 if __name__ == "__main__":

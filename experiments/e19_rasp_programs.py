@@ -117,7 +117,7 @@ def neighbours(compiled: dict[str, CompiledProgram]) -> list[tuple[CompiledProgr
 def permuted(model: Model, seed: int) -> Model:
     """The same weights, but what heads and MLPs write lands in shuffled dimensions: the control."""
     other = model.untrained(seed)
-    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "shuffled dimensions"))
+    generator = stats.torch_generator(seed, "shuffled dimensions")
     order = torch.randperm(model.d_model, generator=generator)
     for layer in range(model.n_layers):
         for name in ("attn.W_Q", "attn.W_K", "attn.W_V", "attn.b_Q", "mlp.W_in", "mlp.b_in"):
@@ -147,8 +147,6 @@ def report_residual(report: Report, program: CompiledProgram) -> None:
         for i in used
     ]
     table = pd.DataFrame(rows)
-    for column in ("position", "dimension"):  # in this order, not that of the alphabet
-        table[column] = pd.Categorical(table[column], categories=list(dict.fromkeys(table[column])))
     report.figure(
         "residual",
         figures.heatmap(table, "position", "dimension", "value", xlabel="", ylabel="dimension of the residual stream"),

@@ -16,13 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
 from interp import experiment, figures, stats
+from interp.association import rank_correlation
 from interp.heads import flow
-from interp.models.hooked import Edit, Model, native_module
+from interp.heads.messages import gathered, hops, masked
+from interp.models.hooked import Edit, Model
+from interp.models.lens import native_module
 from interp.report import Report
 from interp.tasks.repeated import repeated_random
 
@@ -49,7 +51,7 @@ QUICK = {"rows": 12, "length": 16}
 
 
 def run(config: Config, report: Report) -> None:
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "graph"))
+    generator = stats.torch_generator(config.seed, "graph")
     adjacency = small_world(config.nodes, config.chords, generator)
     report_layers(config, report, adjacency)
     report_special_cases(config, report, adjacency)
@@ -72,18 +74,6 @@ def small_world(nodes: int, chords: int, generator: torch.Generator) -> Bool[Ten
     return adjacency
 
 
-def hops(adjacency: Bool[Tensor, "node node"]) -> np.ndarray:
-    """Fewest edges from each node to each other, [query key]."""
-    reached, distance = torch.eye(len(adjacency), dtype=torch.bool), torch.zeros(adjacency.shape, dtype=torch.int64)
-    while not reached.all():
-        further = (reached.double() @ adjacency.double()) > 0
-        if bool((further == reached).all()):
-            raise ValueError("the graph falls apart: some nodes cannot reach each other")
-        distance += ~reached
-        reached = further
-    return distance.numpy()
-
-
 def random_model(n_layers: int, seed: int) -> Model:
     """A model that sees both ways, with random weights, in double precision."""
     config = {
@@ -101,61 +91,10 @@ def random_model(n_layers: int, seed: int) -> Model:
     return Model.wrap(native_module(config, seed).double(), name="random")
 
 
-def masked(model: Model, adjacency: Bool[Tensor, "node node"], *, closed: float = -math.inf) -> list[Edit]:
-    """Edits that leave each node its neighbours alone: softmax over q·k/√d, with `closed` added where there is no edge."""
-    shut = torch.where(adjacency, 0.0, closed).double()
-    edits = []
-    for layer in range(model.n_layers):
-        seen: dict[str, Tensor] = {}
-
-        def keeping(name: str, seen: dict[str, Tensor] = seen) -> Callable[[Tensor], Tensor]:
-            def keep(value: Tensor) -> Tensor:
-                seen[name] = value
-                return value
-
-            return keep
-
-        def attend(_: Tensor, seen: dict[str, Tensor] = seen) -> Tensor:
-            scores = torch.einsum("eqhd,ekhd->ehqk", seen["q"], seen["k"]) / math.sqrt(model.d_head)
-            return (scores + shut).softmax(-1)
-
-        attn = f"blocks.{layer}.attn"
-        edits += [
-            Edit(f"{attn}.hook_q", keeping("q")),
-            Edit(f"{attn}.hook_k", keeping("k")),
-            Edit(f"{attn}.hook_pattern", attend),
-        ]
-    return edits
-
-
 def final(model: Model, stream: Float[Tensor, "node d_model"], edits: list[Edit]) -> Float[Tensor, "node d_model"]:
     """The stream after the last block."""
     last = f"blocks.{model.n_layers - 1}.hook_resid_post"
     return model.run_from(0, stream[None], read=[last], edits=edits).activations[last][0]
-
-
-def messages(
-    model: Model, stream: Float[Tensor, "node d_model"], adjacency: Bool[Tensor, "node node"]
-) -> Float[Tensor, "node d_model"]:
-    """The same, one node at a time: gather what the neighbours send, weigh it, take the mean. Nothing else is ever computed."""
-    neighbours = [row.nonzero()[:, 0] for row in adjacency]
-    for layer in range(model.n_layers):
-        block = f"blocks.{layer}"
-        normed = model.apply(f"{block}.ln1", stream[None])
-        query, key, value = (model.apply(f"{block}.attn.{part}", normed)[0].unflatten(-1, (model.n_heads, -1)) for part in "qkv")
-        means = [mean_message(query[node], key[near], value[near]) for node, near in enumerate(neighbours)]
-        stream = stream + model.apply(f"{block}.attn.o", torch.stack(means).flatten(-2)[None])[0]
-        if f"{block}.hook_mlp_out" in model.hooks:
-            stream = stream + model.apply(f"{block}.mlp", model.apply(f"{block}.ln2", stream[None]))[0]
-    return stream
-
-
-def mean_message(
-    query: Float[Tensor, "head d_head"], keys: Float[Tensor, "near head d_head"], values: Float[Tensor, "near head d_head"]
-) -> Float[Tensor, "head d_head"]:
-    """Σ_j w_j v_j over the neighbours, w = softmax(q·k_j/√d)."""
-    weight = ((keys * query).sum(-1) / math.sqrt(query.shape[-1])).softmax(0)
-    return (weight[..., None] * values).sum(0)
 
 
 def moved(adjacency: Bool[Tensor, "node node"]) -> Bool[Tensor, "node node"]:
@@ -187,10 +126,10 @@ def report_layers(config: Config, report: Report, adjacency: Bool[Tensor, "node 
     report.claim(
         "gather",
         f"{max(config.depths)} layers of masked attention against gathering from neighbours, largest difference",
-        apart(dense, messages(model, stream, adjacency)),
+        apart(dense, gathered(model, stream, adjacency)),
         at_most=SLACK,
         source=SOURCE,
-        control=apart(dense, messages(model, stream, moved(adjacency))),
+        control=apart(dense, gathered(model, stream, moved(adjacency))),
         control_text="one edge of the graph moved",
     )
     trained, residual = trained_stream(config)
@@ -199,10 +138,10 @@ def report_layers(config: Config, report: Report, adjacency: Bool[Tensor, "node 
     report.claim(
         "causal",
         f"{config.model} as it is against gathering on the graph of all earlier tokens, largest difference",
-        apart(ours, messages(trained, residual[0], causal)),
+        apart(ours, gathered(trained, residual[0], causal)),
         at_most=SLACK,
         source=SOURCE,
-        control=apart(ours, messages(trained, residual[0], moved(causal))),
+        control=apart(ours, gathered(trained, residual[0], moved(causal))),
         control_text="node 0 sees a later token",
     )
     place = model.weight("pos_embed.W_pos")[: config.nodes]
@@ -222,7 +161,7 @@ def report_layers(config: Config, report: Report, adjacency: Bool[Tensor, "node 
 
 def report_special_cases(config: Config, report: Report, adjacency: Bool[Tensor, "node node"]) -> None:
     """Two graph networks as attention with other scores."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "features"))
+    generator = stats.torch_generator(config.seed, "features")
     nodes, weight = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((config.nodes, 8), (8, 8)))
     direction = torch.randn(16, generator=generator, dtype=torch.float64)
     convolved = convolution(nodes @ weight, adjacency)
@@ -354,12 +293,11 @@ def report_rollout(config: Config, report: Report) -> None:
             control=stats.paired_difference(third, other, seed=config.seed),
             control_text="a third text in the place of the first",
         )
-    rows = []
-    for name, found in agreements.items():
-        for method, values in found.items():
-            e = stats.bootstrap(values, seed=config.seed)
-            rows.append({"model": name, "method": method, "ρ": e.value, "low": e.low, "high": e.high})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {"model": name, "method": method} | stats.bootstrap(values, seed=config.seed).cells("ρ")
+        for name, found in agreements.items()
+        for method, values in found.items()
+    )
     caption = (
         "Spearman ρ with the Jacobian over the earlier tokens of a position, mean over positions, 95 % intervals over texts."
     )
@@ -407,7 +345,7 @@ def report_text(config: Config, report: Report, model: Model) -> None:
 def correlations(config: Config, model: Model) -> dict[str, np.ndarray]:
     """Agreement with the Jacobian by method, one number per text."""
     tokens = texts(config, model)
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "exchanged"))
+    generator = stats.torch_generator(config.seed, "exchanged")
     others = (tokens + torch.randint(1, model.d_vocab, tokens.shape, generator=generator)) % model.d_vocab
     truth = flow.influence(model, stream_of(model, tokens)).values
     patterns = flow.patterns_of(model, tokens)
@@ -426,13 +364,8 @@ def correlations(config: Config, model: Model) -> dict[str, np.ndarray]:
 def agreement(found: Float[np.ndarray, "example query key"], truth: Float[np.ndarray, "example query key"]) -> np.ndarray:
     """Spearman ρ over the earlier keys of each query that has three or more, mean over queries: one number per example."""
     queries = range(3, truth.shape[1])
-    rho = [[correlation(a[query, :query], b[query, :query]) for query in queries] for a, b in zip(found, truth, strict=True)]
+    rho = [[rank_correlation(a[query, :query], b[query, :query]) for query in queries] for a, b in zip(found, truth, strict=True)]
     return np.array(rho).mean(1)
-
-
-def correlation(a: Float[np.ndarray, " key"], b: Float[np.ndarray, " key"]) -> float:
-    """Spearman ρ: the correlation of ranks, ties sharing theirs."""
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 # ---- inputs ----
@@ -440,14 +373,14 @@ def correlation(a: Float[np.ndarray, " key"], b: Float[np.ndarray, " key"]) -> f
 
 def random_stream(config: Config, model: Model) -> tuple[Float[Tensor, "node d_model"], Tensor]:
     """Random node features, and an order to renumber nodes by."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "nodes"))
+    generator = stats.torch_generator(config.seed, "nodes")
     stream = torch.randn(config.nodes, model.d_model, generator=generator, dtype=torch.float64)
     return stream, torch.randperm(config.nodes, generator=generator)
 
 
 def texts(config: Config, model: Model) -> Tensor:
     """Rows of repeated random tokens."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "texts"))
+    generator = stats.torch_generator(config.seed, "texts")
     return repeated_random(config.rows, config.length, model.d_vocab, generator=generator).tokens
 
 

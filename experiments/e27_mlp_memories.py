@@ -7,28 +7,31 @@ directions, shuffled labels and an untrained model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from interp import association, experiment, figures, neuron_pages, rules, stats
-from interp.mlp import memories, subupdates, values
+from interp.mlp import detectors, memories, steering, subupdates, values
 from interp.mlp.census import census, spectrum, summary
 from interp.mlp.keys import Triggers, moved, triggers
 from interp.mlp.patterns import SHALLOW, patterns
 from interp.models.hooked import Model
 from interp.models.norms import folded
 from interp.report import Report
+from interp.stats import Estimate
+from interp.superposition import rotation
 from interp.text import Corpus, resolve
 from interp.text.labelled import LabelledText
 
 ID = "E27"
 OURS = "target of this report"
 OWN, UNTRAINED, MOVED = "the model", "untrained model", "examples moved along their documents"
+RANDOM = "random directions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,60 +98,79 @@ def report_keys(config: Config, report: Report, own: Reading, chance: Reading, t
     with experiment.stage("patterns"):
         null = Reading(own.model, [moved(found, lengths, seed=config.seed) for found in own.found])
         kinds = {name: best_kinds(one, text) for name, one in ((OWN, own), (MOVED, null), (UNTRAINED, chance))}
-    has, beyond = ({name: check(one).astype(float) for name, one in kinds.items()} for check in (lambda k: k != "", beyond_token))
-    report.claim(
-        "patterns",
-        f"the {config.top} strongest examples of a neuron share a pattern, for a share of all neurons of",
-        stats.bootstrap(has[OWN].ravel(), seed=config.seed),
-        at_least=0.8,
-        unit="of neurons",
-        source="Geva et al. 2021, section 3, where people found one for every key they looked at",
-        control=stats.bootstrap(has[MOVED].ravel(), seed=config.seed),
-        control_text=MOVED,
-    )
-    report.claim(
-        "beyond-token",
-        "the most significant pattern says more than which token comes last, for a share of neurons of",
-        stats.bootstrap(beyond[OWN].ravel(), seed=config.seed),
-        at_least=0.25,
-        unit="of neurons",
-        source=OURS,
-        control=stats.bootstrap(beyond[UNTRAINED].ravel(), seed=config.seed),
-        control_text=UNTRAINED,
-    )
-    report.claim(
-        "deeper-later",
-        "in the later half of the layers the most significant pattern is one of context for more neurons than in the earlier, by",
-        deeper_later(config, kinds[OWN]),
-        at_least=0.02,
-        unit="of neurons",
-        source="Geva et al. 2021, section 3: shallow patterns in lower layers, semantic ones in upper",
-        control=deeper_later(config, kinds[UNTRAINED]),
-        control_text=UNTRAINED,
-    )
-    rows = [
+    claim_patterns(config, report, kinds)
+    table = pd.DataFrame(
         {"of": name, "layer": layer, "kind": kind, "share": float((one[layer] == kind).mean())}
         for name, one in kinds.items()
         for layer in own.layers
         for kind in (*SHALLOW, "context")
-    ]
+    )
+    axes = {"ylabel": "share of neurons", "xticks": list(own.layers)}
     report.figure(
         "kinds",
-        figures.lines(
-            pd.DataFrame(rows).query("of == @OWN"),
-            "layer",
-            "share",
-            by="kind",
-            ylabel="share of neurons",
-            xticks=list(own.layers),
-        ),
+        figures.lines(table.query("of == @OWN"), "layer", "share", by="kind", **axes),
+        data=table,
         caption="The kind of each neuron's most significant pattern, by layer. Tokens and n-grams give way to context.",
         alt="Lines over layers: single tokens fall from 0.8 to 0.4, bigrams, previous tokens and context rise.",
-        data=rows,
     )
     report.text(
         "An untrained model's neurons have patterns too: a random direction of the residual stream tells tokens apart, since "
         "each has an embedding of its own. What training adds is context: n-grams, the token before, regions of the code."
+    )
+
+
+def claim_patterns(config: Config, report: Report, kinds: dict[str, np.ndarray]) -> None:
+    """Most neurons have a pattern, many one that the last token does not tell, deeper ones later."""
+
+    def having(what: Callable[[np.ndarray], np.ndarray]) -> dict[str, Estimate]:
+        return {name: stats.bootstrap(what(one).ravel(), seed=config.seed) for name, one in kinds.items()}
+
+    claim_share(
+        report,
+        "patterns",
+        f"the {config.top} strongest examples of a neuron share a pattern, for a share of all neurons of",
+        having(lambda kind: kind != ""),
+        at_least=0.8,
+        source="Geva et al. 2021, section 3, where people found one for every key they looked at",
+        control=MOVED,
+    )
+    claim_share(
+        report,
+        "beyond-token",
+        "the most significant pattern says more than which token comes last, for a share of neurons of",
+        having(lambda kind: (kind != "") & (kind != "token")),
+        at_least=0.25,
+    )
+    claim_share(
+        report,
+        "deeper-later",
+        "in the later half of the layers the most significant pattern is one of context for more neurons than in the earlier, by",
+        {name: deeper_later(config, one) for name, one in kinds.items()},
+        at_least=0.02,
+        source="Geva et al. 2021, section 3: shallow patterns in lower layers, semantic ones in upper",
+    )
+
+
+def claim_share(
+    report: Report,
+    slug: str,
+    text: str,
+    shares: dict[str, Estimate],
+    *,
+    at_least: float,
+    source: str = OURS,
+    control: str = UNTRAINED,
+) -> None:
+    """A share of the model's neurons, beside the same share in a control."""
+    report.claim(
+        slug,
+        text,
+        shares[OWN],
+        at_least=at_least,
+        unit="of neurons",
+        source=source,
+        control=shares[control],
+        control_text=control,
     )
 
 
@@ -161,16 +183,10 @@ def best_kinds(reading: Reading, text: LabelledText) -> np.ndarray:
     return kinds
 
 
-def beyond_token(kinds: np.ndarray) -> np.ndarray:
-    """Whether a pattern is anything but the last token."""
-    return (kinds != "") & (kinds != "token")
-
-
 def deeper_later(config: Config, kinds: np.ndarray) -> stats.Estimate:
     """Share of context patterns in the later half of the layers less that in the earlier, with neurons resampled."""
-    half = len(kinds) // 2
-    signs = np.repeat([-1.0, 1.0], [half * kinds.shape[1], half * kinds.shape[1]])
-    return stats.bootstrap(2 * signs * (np.concatenate([*kinds[:half], *kinds[-half:]]) == "context"), seed=config.seed)
+    half, context = len(kinds) // 2, kinds == "context"
+    return stats.difference(context[-half:].ravel(), context[:half].ravel(), seed=config.seed)
 
 
 # ---- what they write ----
@@ -180,26 +196,21 @@ def report_values(config: Config, report: Report, own: Reading, chance: Reading,
     """Values say what follows the neuron's strongest example more often than chance, the more so the more confident they are."""
     report.section("What they write")
     tables = {name: agreements(one, text) for name, one in ((OWN, own), (UNTRAINED, chance))}
-    gains = {name: stats.paired_difference(one.agrees, one.chance, seed=config.seed) for name, one in tables.items()}
-    report.claim(
+    claim_share(
+        report,
         "agreement",
         "the first token of a value is the next token of its neuron's strongest example more often than of other neurons', by",
-        gains[OWN],
+        {name: stats.paired_difference(one.agrees, one.chance, seed=config.seed) for name, one in tables.items()},
         at_least=0.005,
-        unit="of neurons",
         source="Geva et al. 2021, section 4, where up to 3.5 % agree",
-        control=gains[UNTRAINED],
-        control_text=UNTRAINED,
     )
-    report.claim(
+    claim_share(
+        report,
         "confidence",
         "among the most confident fifth of the values more agree than among the least confident fifth, by",
-        confident_gain(config, tables[OWN]),
+        {name: confident_gain(config, one) for name, one in tables.items()},
         at_least=0.005,
-        unit="of neurons",
         source="Geva et al. 2021, section 4",
-        control=confident_gain(config, tables[UNTRAINED]),
-        control_text=UNTRAINED,
     )
     curve = pd.concat([values.calibration(one, bins=10).assign(of=name) for name, one in tables.items()], ignore_index=True)
     report.figure(
@@ -226,7 +237,7 @@ def confident_gain(config: Config, table: pd.DataFrame) -> stats.Estimate:
     """Agreement in the most confident fifth less that in the least confident, with neurons resampled."""
     ranked = table.sort_values("confidence", kind="stable").agrees.to_numpy()
     fifth = len(ranked) // 5
-    return stats.bootstrap(2 * np.concatenate([-ranked[:fifth], ranked[-fifth:]]), seed=config.seed)
+    return stats.difference(ranked[-fifth:], ranked[:fifth], seed=config.seed)
 
 
 # ---- scores against labels ----
@@ -236,95 +247,47 @@ def report_labels(config: Config, report: Report, own: Reading, chance: Reading,
     """Single neurons tell token labels, by what they read and by what they write, better than what is random."""
     report.section("Scored against token labels")
     with experiment.stage("score what they read"):
-        reads = scored_reading(config, own, chance, text)
+        turned = {RANDOM: rotation(own.model.d_mlp, generator=stats.torch_generator(config.seed, "rotation"))}
+        reads = detectors.reading(own.found, text, others={UNTRAINED: chance.found}, turned=turned, seed=config.seed)
     with experiment.stage("score what they write"):
-        writes = scored_writing(config, own, chance, text)
+        writes = detectors.writing(own.model, text, others={UNTRAINED: chance.model}, seed=config.seed)
     words = "for a token label, the best neuron of a layer beats the best of as many"
-    claim_gain(
-        config, report, "reads-random", f"{words} random directions by its activations, in F1, by", reads, "random directions"
-    )
-    claim_gain(config, report, "reads-untrained", f"{words} untrained neurons by its activations, by", reads, UNTRAINED)
-    claim_gain(config, report, "writes-shuffled", f"{words} shuffled over tokens by its value's logits, by", writes, "shuffled")
-    claim_gain(config, report, "writes-untrained", f"{words} untrained neurons by its value's logits, by", writes, UNTRAINED)
+    for slug, others, scored, source in (
+        ("reads-random", "random directions by its activations, in F1", reads, RANDOM),
+        ("reads-untrained", "untrained neurons by its activations", reads, UNTRAINED),
+        ("writes-shuffled", "shuffled over tokens by its value's logits", writes, "shuffled"),
+        ("writes-untrained", "untrained neurons by its value's logits", writes, UNTRAINED),
+    ):
+        claim_gain(config, report, slug, f"{words} {others}, by", scored, source)
+    axes = {"ylabel": "F1, mean over labels", "xticks": list(own.layers)}
     for side, scored in (("reads", reads), ("writes", writes)):
         mean = scored.groupby(["layer", "source"], as_index=False).f1.mean()
         report.figure(
             f"{side}-f1",
-            figures.lines(
-                mean.replace({"source": {"columns": "neurons"}}),
-                "layer",
-                "f1",
-                by="source",
-                ylabel="F1, mean over labels",
-                xticks=list(own.layers),
-            ),
+            figures.lines(mean.replace({"source": {"columns": "neurons"}}), "layer", "f1", by="source", **axes),
             caption=f"What neurons {side[:-1]}: F1 of the best column for a label, chosen on one half and scored on the other.",
             alt="Lines over layers: neurons lie above their controls.",
             data=mean,
         )
         best = scored.query("source == 'columns'").sort_values("f1", ascending=False).drop_duplicates("label")
-        columns = ["label", "layer", "column", "f1", "f1_low", "f1_high", "precision", "recall", "auroc"]
-        caption = f"The neuron that tells each label best by what it {side}, over all layers."
+        columns = ["label", "layer", "neuron", "f1", "f1_low", "f1_high", "precision", "recall", "auroc"]
+        table = best.rename(columns={"column": "neuron"}).filter(items=columns).reset_index(drop=True)
         report.table(
-            f"{side}-labels",
-            best.filter(items=columns).rename(columns={"column": "neuron"}).reset_index(drop=True),
-            caption=caption,
+            f"{side}-labels", table, caption=f"The neuron that tells each label best by what it {side}, over all layers."
         )
-
-
-def scored_reading(config: Config, own: Reading, chance: Reading, text: LabelledText) -> pd.DataFrame:
-    """Activations as columns, on the sample of tokens: `association.best_columns` of every layer."""
-    parts = []
-    for layer in own.layers:
-        here, there = (one.found[layer] for one in (own, chance))
-        rows = text.first[here.sample_document.numpy()] + here.sample_position.numpy()  # both models drew the same tokens
-        labels = {name: one[rows] for name, one in text.common_labels().items()}
-        controls = {
-            "random directions": here.sample_value @ rotation(config, here.sample_value.shape[1]),
-            UNTRAINED: there.sample_value,
-        }
-        found = association.best_columns(
-            here.sample_value, labels, text.document[rows], controls=controls, seed=config.seed, resamples=50
-        )
-        parts.append(found.assign(layer=layer))
-    return pd.concat(parts, ignore_index=True)
-
-
-def scored_writing(config: Config, own: Reading, chance: Reading, text: LabelledText) -> pd.DataFrame:
-    """Value logits as columns, on the tokens of the vocabulary: a label holds for a token that mostly has it in the text."""
-    seen = np.bincount(text.tokens, minlength=len(text.vocabulary))
-    known = np.flatnonzero(seen >= 5)
-    holds = {
-        name: 2 * np.bincount(text.tokens, one, minlength=len(seen))[known] > seen[known]
-        for name, one in text.common_labels().items()
-    }
-    labels = {name: one for name, one in holds.items() if one.sum() >= 8}
-    parts = []
-    for layer in own.layers:
-        here, there = (values.value_logits(one.model, layer).T[known].numpy() for one in (own, chance))
-        found = association.best_columns(here, labels, known, controls={UNTRAINED: there}, seed=config.seed, resamples=50)
-        parts.append(found.assign(layer=layer))
-    return pd.concat(parts, ignore_index=True)
-
-
-def rotation(config: Config, size: int) -> Tensor:
-    """A random rotation: its columns are directions of no particular basis."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(config.seed, "rotation"))
-    return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
 
 
 def claim_gain(config: Config, report: Report, slug: str, words: str, scored: pd.DataFrame, source: str) -> None:
     """Mean gain in F1 over labels and layers, with labels resampled; the control is what one control gains over another."""
-    f1 = scored.pivot_table(index="label", columns="source", values="f1")
     other = UNTRAINED if source != UNTRAINED else "shuffled"
     report.claim(
         slug,
-        f"{words} (mean over {len(f1)} labels and all layers)",
-        stats.paired_difference(f1["columns"], f1[source], seed=config.seed),
+        f"{words} (mean over {scored.label.nunique()} labels and all layers)",
+        association.gain(scored, source, seed=config.seed),
         at_least=0.05,
         unit="F1",
         source=OURS,
-        control=stats.paired_difference(f1[other], f1[source], seed=config.seed),
+        control=association.gain(scored, source, of=other, seed=config.seed),
         control_text=f"the same gain of the control {other!r}",
     )
 
@@ -350,18 +313,14 @@ def report_sub_updates(config: Config, report: Report, own: Reading, chance: Rea
     found = subupdates.sub_updates(own.model, tokens, 2)
     row, pos = 0, tokens.shape[1] // 2
     said = "".join(text.vocabulary[token] for token in tokens[row, pos - 8 : pos + 1].tolist())
-    report.table(
-        "sub-updates",
-        found.table(row, pos, text.vocabulary),
-        caption=f"The memories of layer 2 that add most after {said!r}, by |m|‖v‖, and the tokens each promotes and suppresses.",
-    )
+    caption = f"The memories of layer 2 that add most after {said!r}, by |m|‖v‖, and the tokens each promotes and suppresses."
+    report.table("sub-updates", found.table(row, pos, text.vocabulary), caption=caption)
     parts = {name: subupdates.composition(one.model, tokens, is_text) for name, one in ((OWN, own), (UNTRAINED, chance))}
     rows = pd.concat([part.mean("example").table().assign(of=name) for name, part in parts.items()], ignore_index=True)
+    axes = {"ylabel": "share of positions", "xticks": list(own.layers)}
     report.figure(
         "composition",
-        figures.lines(
-            rows.query("of == @OWN"), "layer", "composition", by="property", ylabel="share of positions", xticks=list(own.layers)
-        ),
+        figures.lines(rows.query("of == @OWN"), "layer", "composition", by="property", **axes),
         caption="Where a layer's prediction comes from. Saturated: the stream before the MLP predicts what the model will.",
         alt="Lines over layers: saturation rises to 0.7; from layer 1 on most predictions stay what they were before the MLP.",
         data=rows,
@@ -394,21 +353,9 @@ def report_steering(config: Config, report: Report, model: Model, text: Labelled
     """Scaling the neurons whose values promote a token promotes it, where it would come; what that costs elsewhere."""
     report.section("Steering")
     tokens, is_text = prompts(config, text)
-    layer = model.n_layers - 1
-    logits = values.value_logits(model, layer)
-    follows, counts = torch.full_like(tokens, -1), torch.bincount(tokens[:, 1:][is_text[:, 1:]])
-    follows[:, :-1] = torch.where(is_text[:, 1:], tokens[:, 1:], -1)
-    rows = []
-    for target in counts.argsort(descending=True, stable=True)[: config.targets].tolist():
-        writing = (logits[:, target] / logits.std(dim=1)).topk(config.steered).indices.tolist()
-        draw = stats.generator(config.seed, "other neurons", target).choice(len(logits), config.steered, replace=False).tolist()
-        meant = follows == target
-        for kind, neurons in (("writing it", writing), ("at random", draw)):
-            edits = subupdates.scaled(model, [(layer, neuron) for neuron in neurons], config.factor)
-            done = subupdates.steering(model, tokens, edits, target=target, meant=meant, others=is_text & ~meant)
-            effect = {"effect": float(done.effect.mean()), "side": float(done.side.mean()), "places": int(meant.sum())}
-            rows.append({"target": text.vocabulary[target], "neurons": kind} | effect)
-    table = pd.DataFrame(rows)
+    scale = {"targets": config.targets, "neurons": config.steered, "factor": config.factor}
+    table = steering.steered(model, tokens, is_text, model.n_layers - 1, **scale, seed=config.seed)
+    table["target"] = [text.vocabulary[target] for target in table["target"]]
     effects, sides = (table.pivot(index="target", columns="neurons", values=name) for name in ("effect", "side"))
     report.claim(
         "steering",
@@ -435,18 +382,13 @@ def report_census(config: Config, report: Report, own: Reading, chance: Reading)
     """All neurons in numbers; more write along or against what they read than unrelated directions would."""
     report.section("The census")
     tables = {name: counted(one) for name, one in ((OWN, own), (UNTRAINED, chance))}
-    along = {
-        name: stats.bootstrap((one.in_out_z.abs() > 2).to_numpy(dtype=float), seed=config.seed) for name, one in tables.items()
-    }
-    report.claim(
+    claim_share(
+        report,
         "in-out",
         "the cosine of key and value lies beyond two standard deviations of unrelated directions, for a share of neurons of",
-        along[OWN],
+        {name: stats.bootstrap(one.in_out_z.abs() > 2, seed=config.seed) for name, one in tables.items()},
         at_least=0.06,
-        unit="of neurons",
         source="1/√d_model; 0.046 for unrelated directions",
-        control=along[UNTRAINED],
-        control_text=UNTRAINED,
     )
     both = pd.concat([one.assign(of=name) for name, one in tables.items()], ignore_index=True)
     report.figure(
@@ -483,10 +425,7 @@ def report_pages(config: Config, report: Report, own: Reading, text: LabelledTex
     with experiment.stage("read the neurons shown"):
         active = {layer: one.numpy() for layer, one in memories.columns(own.model, text.batches, chosen).items()}
     with experiment.stage("find rules for them"):
-        known = rules.conditions(text.tokens, text.document, text.labels, text.vocabulary)
-        found = {
-            layer: rules.explain(rules.strongest(one), known, text.document, seed=config.seed) for layer, one in active.items()
-        }
+        found = {layer: text.explain(rules.strongest(one), chosen[layer], seed=config.seed) for layer, one in active.items()}
     f1 = pd.concat(found.values()).groupby("source").f1
     report.claim(
         "rules",
@@ -499,12 +438,8 @@ def report_pages(config: Config, report: Report, own: Reading, text: LabelledTex
         control_text="shuffled activations",
     )
     for layer, neurons in chosen.items():
-        explained = found[layer].assign(column=neurons[found[layer].column])
-        report.view(
-            neuron_pages.dashboard(
-                own.model, layer, text, own.found[layer], neurons, active[layer], census=table, explained=explained
-            )
-        )
+        beside = {"census": table, "explained": found[layer]}
+        report.view(neuron_pages.dashboard(own.model, layer, text, own.found[layer], neurons, active[layer], **beside))
 
 
 if __name__ == "__main__":

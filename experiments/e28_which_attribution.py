@@ -159,16 +159,7 @@ def report_scores(config: Config, report: Report, table: pd.DataFrame) -> None:
         pd.concat(intervals, ignore_index=True),
         caption="Every score with its interval over draws. Forwards: see the price.",
     )
-    exact, random = (table.loc[table.method == name, "auroc"].to_numpy() for name in ("exact", "random"))
-    report.claim(
-        "exact",
-        "AUROC of replacing every edge by its twin's value, every circuit and draw",
-        stats.bootstrap(exact, seed=config.seed),
-        at_least=1.0,
-        source=TRUTH,
-        control=stats.bootstrap(random, seed=config.seed),
-        control_text="random scores",
-    )
+    claim_exact(config, report, "exact", "AUROC of replacing every edge by its twin's value, every circuit and draw", table)
     own = table[table.circuit == INDUCTION].pivot(index="seed", columns="method", values="auroc")
     report.claim(
         "induction",
@@ -179,6 +170,12 @@ def report_scores(config: Config, report: Report, table: pd.DataFrame) -> None:
         control=stats.bootstrap(own["EAP"].to_numpy(), seed=config.seed),
         control_text="EAP",
     )
+
+
+def claim_exact(config: Config, report: Report, slug: str, text: str, table: pd.DataFrame) -> None:
+    """What is performed finds every circuit, what is drawn by chance none."""
+    exact, random = (stats.bootstrap(table.auroc[table.method == name], seed=config.seed) for name in ("exact", "random"))
+    report.claim(slug, text, exact, at_least=1.0, source=TRUTH, control=random, control_text="random scores")
 
 
 SHORT = {"EAP-IG inputs": "IG in", "EAP-IG activations": "IG act", "direct effect": "direct"}
@@ -207,8 +204,6 @@ def by_circuit(table: pd.DataFrame, *scores: str) -> pd.DataFrame:
 def grid(means: pd.DataFrame, score: str) -> Figure:
     """A heat map in the table's order, with names that can be read on a narrow screen."""
     drawn = means.assign(method=means.method.replace(SHORT).str.removesuffix(" ablation"), cell=means[score].clip(upper=2.0))
-    for column in ("method", "circuit"):
-        drawn[column] = pd.Categorical(drawn[column], categories=list(dict.fromkeys(drawn[column])))
     return figures.heatmap(drawn, "method", "circuit", "cell", xlabel="", ylabel="")
 
 
@@ -368,16 +363,7 @@ def report_nodes(config: Config, report: Report) -> None:
         alt="Exact replacement is 1 throughout.",
         data=means,
     )
-    exact, random = (table.loc[table.method == name, "auroc"].to_numpy() for name in ("exact", "random"))
-    report.claim(
-        "nodes",
-        "AUROC of replacing all edges out of a node, every circuit and draw",
-        stats.bootstrap(exact, seed=config.seed),
-        at_least=1.0,
-        source=TRUTH,
-        control=stats.bootstrap(random, seed=config.seed),
-        control_text="random scores",
-    )
+    claim_exact(config, report, "nodes", "AUROC of replacing all edges out of a node, every circuit and draw", table)
 
 
 # ---- what follows ----

@@ -76,7 +76,7 @@ class Study:
     @classmethod
     def of(cls, config: Config, seed: int) -> Study:
         model = zoo.train(replace(zoo.NamesRecipe(), seed=seed, steps=config.steps)).model
-        generator = torch.Generator().manual_seed(stats.torch_seed(seed, "sentences"))
+        generator = stats.torch_generator(seed, "sentences")
         return cls(config, seed, model, names.sentences(config.examples, generator=generator))
 
     @cached_property

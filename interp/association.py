@@ -17,12 +17,20 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
+from scipy.stats import rankdata
 
 from interp import stats
 from interp.errors import ConfigError
 
 Columns = Any
 """A numpy array [row column], a CPU tensor, or any scipy sparse matrix."""
+
+
+def rank_correlation(a: Float[np.ndarray, " row"], b: Float[np.ndarray, " row"]) -> float:
+    """Spearman's ρ: the correlation of ranks, equal values sharing theirs. NaN where one of them is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,24 @@ def best_columns(
     return pd.DataFrame(rows)
 
 
+def gain(
+    scored: pd.DataFrame, over: str, *, of: str = "columns", score: str = "f1", by: str = "label", seed: int = 0
+) -> stats.Estimate:
+    """Mean over labels (or what else `by` says) of a score of one source less that of another; labels are resampled.
+
+    scored: a table of `best_columns` or `rules.explain`, one row or several per label and source.
+    """
+    wide = scored.pivot_table(index=by, columns="source", values=score)
+    return stats.paired_difference(wide[of], wide[over], seed=seed)
+
+
+def beside(scored: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One row per label of a table of `best_columns`: the best column, its scores, its F1 as `name`, and that of each control."""
+    wide = scored.pivot(index="label", columns="source", values="f1").rename(columns={"columns": name})
+    own = scored[scored.source == "columns"].set_index("label")[["column", "precision", "recall", "auroc", "rate"]]
+    return own.join(wide).sort_values(name, ascending=False).reset_index()
+
+
 @dataclass(frozen=True)
 class _Rule:
     """For every label the chosen column, its threshold and its values on all rows."""
@@ -209,9 +235,8 @@ def _scores(values: np.ndarray, truth: np.ndarray, tally: np.ndarray) -> dict[st
 
 
 def _interval(name: str, statistic: Any, tallies: list[np.ndarray], resamples: int, seed: int) -> dict[str, float]:
-    def resampled(documents: np.ndarray) -> float:
-        chosen = documents.astype(np.int64)
-        return statistic(*(tally[chosen] for tally in tallies))
+    def of(documents: np.ndarray) -> float:
+        return statistic(*(tally[documents] for tally in tallies))
 
-    estimate = stats.bootstrap(np.arange(len(tallies[0])), statistic=resampled, resamples=resamples, seed=seed)
+    estimate = stats.resampled(len(tallies[0]), of, resamples=resamples, seed=seed)
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

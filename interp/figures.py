@@ -59,7 +59,8 @@ _STYLE: Any = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,  # where a legend must lie on lines, its words stay readable
+    "legend.edgecolor": "none",
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
     "savefig.facecolor": "white",
@@ -121,12 +122,13 @@ def bars(
 def heatmap(table: pd.DataFrame, x: str, y: str, value: str, *, centre: float | None = None, **labels: Any) -> Figure:
     """A grid of cells, e.g. x="head", y="layer", the number written in each where they are few.
 
+    Numbers stand in order of size, words in that of the table.
     centre: the value without colour, for quantities with a sign; without it colour runs from the least to the largest.
     """
     _require(table, x, y, value)
     if table.duplicated([x, y]).any():
         raise ReportError(f"heatmap: some {x} × {y} cells occur twice; take the mean over the other columns first")
-    grid = table.pivot(index=y, columns=x, values=value)
+    grid = table.pivot(index=y, columns=x, values=value).reindex(index=_order(table[y]), columns=_order(table[x]))
     values = grid.to_numpy(dtype=float)
     norm, cmap = _norm(values, centre), SEQUENTIAL if centre is None else DIVERGING
     with matplotlib.rc_context(_STYLE):
@@ -215,6 +217,13 @@ def _require(table: pd.DataFrame, *columns: str | None) -> None:
         raise ReportError("the table has no rows; nothing to draw")
 
 
+def _order(column: pd.Series) -> list:
+    """The different values of a column as axes have them: words as they come, numbers and categories sorted."""
+    words = pd.api.types.is_string_dtype(column) or pd.api.types.is_object_dtype(column)
+    found = column.drop_duplicates()
+    return list(found if words else found.sort_values())
+
+
 def _norm(values: np.ndarray, centre: float | None) -> Normalize:
     if centre is None:
         return Normalize(float(np.nanmin(values)), float(np.nanmax(values)))
@@ -233,4 +242,5 @@ def _write_cells(axes: Axes, values: np.ndarray, norm: Normalize, cmap: LinearSe
         if np.isfinite(values[row, column]):
             red, green, blue, _ = cmap(norm(values[row, column]))
             colour = "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5 else INK
-            axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=7.5, color=colour)
+            said = f"{round(values[row, column], 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no minus before a zero
+            axes.text(column, row, said, ha="center", va="center", fontsize=7.5, color=colour)

@@ -111,7 +111,7 @@ def costs(
     means = ablation.mean_outputs(model, tokens, hooks, **beside)
     logits = model.run(tokens, logits=True, **beside).logits.float()
     n, length = logits.shape[:2]
-    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "places asked about"))
+    generator = stats.torch_generator(seed, "places asked about")
     places = torch.randint(3 * length // 4, length, (n,), generator=generator)
     whole = logits[torch.arange(n), places.to(logits.device)]
     contrast = Contrast(

@@ -6,11 +6,15 @@ Must not know: models, files, figures.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,10 @@ class Estimate:
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
 
+    def cells(self, name: str = "value") -> dict[str, float]:
+        """Three cells of a table row: the value under `name`, and the ends of its interval under low and high."""
+        return {name: self.value, "low": self.low, "high": self.high}
+
 
 def generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """A random generator for one purpose, derived from the run's seed: streams for different purposes are independent."""
@@ -36,6 +44,13 @@ def torch_seed(seed: int, *purpose: str | int) -> int:
     return int(generator(seed, *purpose).integers(2**62))
 
 
+def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
+    """A generator of torch's for one purpose, derived in the same way."""
+    import torch  # here, since reports read intervals, and are drawn without it
+
+    return torch.Generator().manual_seed(torch_seed(seed, *purpose))
+
+
 def _key(purpose: tuple[str | int, ...]) -> int:
     return int.from_bytes(hashlib.sha256(repr(purpose).encode()).digest()[:8], "big")
 
@@ -44,7 +59,7 @@ def bootstrap(
     values: ArrayLike,
     *,
     statistic: Callable[..., float] = np.mean,
-    groups: Sequence[int] | np.ndarray | None = None,
+    groups: ArrayLike | None = None,
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -58,16 +73,31 @@ def bootstrap(
     """
     array = _examples(values)
     if statistic is np.mean:  # a ratio of sums over groups, which needs no concatenation
-        index = np.arange(array.size) if groups is None else _group_numbers(array, groups)
+        index = np.arange(array.size) if groups is None else _group_numbers(array.size, groups)
         return ratio(np.bincount(index, array), np.bincount(index), resamples=resamples, level=level, seed=seed)
-    parts = [array[i : i + 1] for i in range(array.size)] if groups is None else _grouped(array, groups)
-    value = float(statistic(array))
-    if len(parts) == 1:
+    return resampled(array.size, lambda rows: statistic(array[rows]), groups=groups, resamples=resamples, level=level, seed=seed)
+
+
+def resampled(
+    n: int,
+    statistic: Callable[[np.ndarray], float],
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """The same for a statistic of several things about each of `n` examples: it is given the numbers of the examples to use."""
+    parts = None if groups is None else _grouped(n, groups)
+    size = n if parts is None else len(parts)
+    value = float(statistic(np.arange(n)))
+    if size == 1:
         return Estimate(value, float("-inf"), float("inf"), 1)
     rng = generator(seed, "bootstrap", resamples)
-    draws = [statistic(np.concatenate([parts[i] for i in rng.integers(len(parts), size=len(parts))])) for _ in range(resamples)]
+    picks = (rng.integers(size, size=size) for _ in range(resamples))
+    draws = [statistic(rows if parts is None else np.concatenate([parts[i] for i in rows])) for rows in picks]
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), len(parts))
+    return Estimate(value, float(low), float(high), size)
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
@@ -75,14 +105,11 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = 2000
     above, below = _examples(numerator), _examples(denominator)
     if above.shape != below.shape:
         raise ValueError(f"a ratio wants a numerator and a denominator per example: {above.shape} against {below.shape}")
-    value = float(above.sum() / below.sum())
-    if above.size == 1:
-        return Estimate(value, float("-inf"), float("inf"), 1)
-    rng = generator(seed, "bootstrap", resamples)
-    picks = (rng.integers(above.size, size=above.size) for _ in range(resamples))
-    draws = [above[rows].sum() / below[rows].sum() for rows in picks]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), above.size)
+
+    def of(rows: np.ndarray) -> float:
+        return float(above[rows].sum() / below[rows].sum())
+
+    return resampled(above.size, of, resamples=resamples, level=level, seed=seed)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, seed: int = 0) -> Estimate:
@@ -91,6 +118,13 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, seed: 
     if first.shape != second.shape:
         raise ValueError(f"paired examples must match: {first.shape} against {second.shape}")
     return bootstrap(first - second, level=level, seed=seed)
+
+
+def difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Estimate:
+    """Mean of a − mean of b over examples that are not paired, with all of them resampled together."""
+    more, less = _examples(a), _examples(b)
+    n = more.size + less.size
+    return bootstrap(np.concatenate([-less * (n / less.size), more * (n / more.size)]), seed=seed)
 
 
 def _examples(values: ArrayLike) -> np.ndarray:
@@ -102,15 +136,16 @@ def _examples(values: ArrayLike) -> np.ndarray:
     return array
 
 
-def _group_numbers(array: np.ndarray, groups: Sequence[int] | np.ndarray) -> np.ndarray:
+def _group_numbers(n: int, groups: ArrayLike) -> np.ndarray:
     """The groups numbered from 0, one number per value."""
     names = np.asarray(groups)
-    if names.shape != array.shape:
-        raise ValueError(f"groups must name one group per value: {names.shape} against {array.shape}")
+    if names.shape != (n,):
+        raise ValueError(f"groups must name one group per value: {names.shape} against {(n,)}")
     return np.unique(names, return_inverse=True)[1]
 
 
-def _grouped(array: np.ndarray, groups: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-    numbers = _group_numbers(array, groups)
+def _grouped(n: int, groups: ArrayLike) -> list[np.ndarray]:
+    """The examples of every group."""
+    numbers = _group_numbers(n, groups)
     order = np.argsort(numbers, kind="stable")
-    return np.split(array[order], np.flatnonzero(np.diff(numbers[order])) + 1)
+    return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)

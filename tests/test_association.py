@@ -1,8 +1,10 @@
 """Exact scores of columns against labels: equal to scikit-learn's, chosen on one half and scored on the other."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
+from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 
 from interp import association
@@ -108,3 +110,45 @@ def test_bad_input_is_refused(columns, groups, change, message):
     arguments = {"columns": columns, "labels": {"a": columns[:, 0] > 0}, "groups": groups} | change
     with pytest.raises(ConfigError, match=message):
         association.best_columns(*arguments.values())
+
+
+def test_rank_correlation_is_scipys_ties_included_and_does_not_exist_for_constants():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        a, b = rng.integers(0, 6, (2, 40)).astype(float)
+        assert association.rank_correlation(a, b) == pytest.approx(spearmanr(a, b)[0])
+    assert association.rank_correlation(a, np.exp(a)) == pytest.approx(1.0)
+    assert np.isnan(association.rank_correlation(a, np.ones(40)))
+
+
+def table(**scores):
+    return pd.DataFrame(
+        {
+            "label": label,
+            "source": source,
+            "column": 3,
+            "f1": value,
+            "precision": value / 2,
+            "recall": 1.0,
+            "auroc": 0.5,
+            "rate": 0.1,
+        }
+        for source, values in scores.items()
+        for label, value in zip("abc", values, strict=True)
+    )
+
+
+def test_a_gain_is_the_mean_over_labels_and_layers_of_one_score_less_another():
+    scored = table(columns=(0.9, 0.5, 0.7), random=(0.4, 0.5, 0.6))
+    assert association.gain(scored, "random").value == pytest.approx(0.2)
+    assert association.gain(scored, "columns", of="random").value == pytest.approx(-0.2)
+    assert association.gain(scored, "random", score="precision").value == pytest.approx(0.1)
+    layers = pd.concat([scored, table(columns=(0.1, 0.5, 0.7), random=(0.4, 0.5, 0.6))])
+    assert association.gain(layers, "random").value == pytest.approx((0.1 + 0.0 + 0.1) / 3)
+    assert association.gain(layers, "random").n == 3
+
+
+def test_the_table_of_best_columns_is_one_row_per_label_best_first_beside_its_controls():
+    wide = association.beside(table(columns=(0.5, 0.9, 0.7), random=(0.4, 0.5, 0.6)), "neuron")
+    assert wide.label.tolist() == ["b", "c", "a"]
+    assert wide.neuron.tolist() == [0.9, 0.7, 0.5] and wide.random.tolist() == [0.5, 0.6, 0.4]

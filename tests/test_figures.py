@@ -40,6 +40,21 @@ def test_series_differ_in_more_than_colour():
     assert len({str(line.get_marker()) for line in drawn}) == len({line.get_linestyle() for line in drawn}) == 2
 
 
+def test_cells_say_zero_without_a_sign_and_numbers_below_it_with_a_true_minus():
+    table = pd.DataFrame({"x": [0, 1, 2], "y": [0, 0, 0], "score": [-0.001, -0.5, 0.25]})
+    axes = figures.heatmap(table, "x", "y", "score").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["0.00", "−0.50", "0.25"]
+
+
+def test_a_heatmap_has_words_in_the_tables_order_and_numbers_by_size():
+    table = pd.DataFrame({"place": ["last", "first", "last", "first"], "layer": [1, 1, 0, 0], "score": [1.0, 2.0, 3.0, 4.0]})
+    axes = figures.heatmap(table, "place", "layer", "score").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["last", "first"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1"]
+    drawn = axes.images[0].get_array()
+    assert drawn is not None and drawn.tolist() == [[3.0, 4.0], [1.0, 2.0]]
+
+
 def test_a_heatmap_puts_each_value_in_its_cell():
     drawn = DRAW["heatmap"]().axes[0].images[0].get_array()
     np.testing.assert_array_equal(drawn, [[0, -1, -2, -3], [1, 0, -1, -2], [2, 1, 0, -1]])

@@ -187,7 +187,7 @@ def report_curve(config: Config, report: Report, ready: Ready, metric: Metric, e
         data=table,
     )  # fmt: skip
     areas = [
-        {"edges by": name, "area": what, "value": e.value, "low": e.low, "high": e.high}
+        {"edges by": name, "area": what} | e.cells()
         for name, each in curves.items()
         for what, e in (("CPR", each.cpr(seed=config.seed)), ("CMD", each.cmd(seed=config.seed)))
     ]
@@ -210,7 +210,7 @@ def points(curve: Curve, config: Config) -> pd.DataFrame:
 
     estimates = curve.kept.faithfulness(seed=config.seed)
     rows = zip(curve.shares, curve.sizes, estimates, strict=True)
-    return pd.DataFrame([{"share": share, "edges": n, "f": f.value, "low": f.low, "high": f.high} for share, n, f in rows])
+    return pd.DataFrame([{"share": share, "edges": n} | f.cells("f") for share, n, f in rows])
 
 
 def edge_table(config: Config, ready: Ready, metric: Metric, circuit: Circuit, effects: Measurement) -> pd.DataFrame:
@@ -224,7 +224,7 @@ def edge_table(config: Config, ready: Ready, metric: Metric, circuit: Circuit, e
     rows = []
     for edge in edges:
         brings = stats.bootstrap(-effects.sel(edge=str(edge)).values, seed=config.seed)
-        rows.append({"edge": str(edge), "brings": brings.value, "low": brings.low, "high": brings.high})
+        rows.append({"edge": str(edge)} | brings.cells("brings"))
     table = pd.DataFrame(rows)
     if len(edges) <= TRIED:
         shares = faithfulness.minimality(ready, metric, circuit).mean("example")

@@ -142,7 +142,7 @@ def report_code(config: Config, report: Report, subject: Subject, random: Sparse
     )  # fmt: skip
     measures = ("l0", "fvu", "l2_ratio", "bias")
     rows = [
-        {"features": name, "measure": measure, "value": value.value, "low": value.low, "high": value.high}
+        {"features": name, "measure": measure} | value.cells()
         for name, each in quality.items()
         for measure, value in ({key: getattr(each, key) for key in measures} | each.parts).items()
         if measure not in ("all", *subject.hooks[: len(subject.hooks) == 1])

@@ -61,7 +61,7 @@ def main(argv: Sequence[str], *, prog: str) -> Answer:
 
 def run(config: Config, report: Report) -> None:
     """Rules for the features asked for, and a page of each."""
-    from interp import association, pages, rules
+    from interp import association, pages
     from interp.commands.autoencoders import opened
     from interp.sae import features, formats
 
@@ -84,9 +84,7 @@ def run(config: Config, report: Report) -> None:
             sae, subject.seen, hook=subject.hooks, features=shown, top=10, per_quantile=3, negatives=3, seed=config.seed
         )
     with experiment.stage("explain the features"):
-        known = rules.conditions(text.tokens, text.document, text.labels, text.vocabulary)
-        explained = rules.explain(codes[:, shown], known, text.document, seed=config.seed)
-        explained = explained.assign(column=shown[explained.column])
+        explained = text.explain(codes[:, shown], shown, seed=config.seed)
     claim_rules(config, report, explained)
     site = subject.target or " + ".join(subject.hooks)
     report.view(pages.feature_dashboard(subject.model, sae, site, text, codes, book, best, explained))
@@ -106,12 +104,9 @@ def chosen(config: Config, subject: Subject, codes: sparse.csc_array, best: pd.D
     elif config.prompt is not None:
         strength = by_prompt(config.prompt, subject)
     else:
-        from interp import stats
+        from interp.sae.finding import telling
 
-        alive = np.flatnonzero(np.diff(codes.indptr))
-        others = np.setdiff1d(alive, best.column)
-        drawn = stats.generator(config.seed, "features shown").permutation(others)
-        return np.sort(np.concatenate([best.column.unique(), drawn])[: config.shown])
+        return telling(codes, best, config.shown, seed=config.seed)
     order = np.argsort(-strength, kind="stable")[: config.shown]
     return np.sort(order[strength[order] > 0])
 

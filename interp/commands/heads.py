@@ -239,7 +239,7 @@ def report_ablation(
         for layer, head in [(layer, head) for layer in looked.paths for head in range(effect.values.shape[1])]:
             cost = effect.sel(layer=layer, head=head).estimate(seed=config.seed)
             names.append((name, layer, head))
-            rows.append({"attention": name, "layer": layer, "head": head, "cost": cost.value, "low": cost.low, "high": cost.high})
+            rows.append({"attention": name, "layer": layer, "head": head} | cost.cells("cost"))
     cost = np.concatenate(costs)
     half = cost.shape[1] // 2
     first = int(cost[:, :half].mean(1).argmax())

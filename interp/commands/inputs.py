@@ -38,7 +38,6 @@ class Inputs:
 
 def repeated(model: Model, rows: int, length: int, *, seed: int = 0) -> Inputs:
     """Repeated random tokens, as long as the model and its vocabulary allow; an encoder–decoder is given them to copy."""
-    import torch
 
     from interp import stats
     from interp.tasks.repeated import repeated_random
@@ -46,7 +45,7 @@ def repeated(model: Model, rows: int, length: int, *, seed: int = 0) -> Inputs:
     bos = None if model.tokenizer is None else model.tokenizer.bos_id
     first = 0 if bos is None else bos
     length = min(length, model.n_ctx, 2 * (model.d_vocab - 2))
-    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "prompts"))
+    generator = stats.torch_generator(seed, "prompts")
     drawn = repeated_random(rows, length, model.d_vocab, generator=generator, bos_id=first)
     shown = tuple("BOS " if token == first else f"{token} " for token in drawn.tokens[0].tolist())
     return Inputs(drawn.tokens, beside(model, drawn.tokens), (first,), shown)

@@ -181,6 +181,7 @@ def by_token(config: Config, report: Report, model: Model, text: LabelledText, s
         return {}
     import pandas as pd
 
+    from interp.mlp.steering import writes
     from interp.mlp.values import value_logits
 
     assert model.tokenizer is not None  # `read` has asked
@@ -189,17 +190,16 @@ def by_token(config: Config, report: Report, model: Model, text: LabelledText, s
     reading = shared.drop(index=shared.index[~ends_in_it]).sort_values("p")
     writing = []
     for layer in range(model.n_layers):
-        logits = value_logits(model, layer)
-        z = (logits[:, token] / logits.std(dim=1)).cpu().numpy()
+        z = writes(value_logits(model, layer), token).cpu().numpy()
         writing.append(pd.DataFrame({"layer": layer, "neuron": range(len(z)), "z": z}))
-    writes = pd.concat(writing).sort_values("z", ascending=False, ignore_index=True)
+    written = pd.concat(writing).sort_values("z", ascending=False, ignore_index=True)
     report.section(f"Neurons for {config.token!r}")
     columns = ["layer", "neuron", "count", "triggers", "expected", "q"]
     if len(reading):
         report.table("reading", reading.filter(items=columns), caption="Neurons whose strongest examples end in the token.")
-    report.table("writing", writes.head(config.shown), caption="Logit of the token in each value alone, in standard deviations.")
+    report.table("writing", written.head(config.shown), caption="Logit of the token in each value alone, in standard deviations.")
     half = config.shown // 2
-    return _grouped(pd.concat([reading.head(config.shown - half), writes.head(half)]))
+    return _grouped(pd.concat([reading.head(config.shown - half), written.head(half)]))
 
 
 def by_label(config: Config, shared: pd.DataFrame) -> Chosen:

@@ -175,8 +175,7 @@ def _bos(model: Model) -> int:
 
 
 def _generator(seed: int, purpose: str) -> Generator:
-    import torch
 
     from interp import stats
 
-    return torch.Generator().manual_seed(stats.torch_seed(seed, purpose))
+    return stats.torch_generator(seed, purpose)

@@ -113,7 +113,7 @@ def shuffled(values: Values, *, seed: int) -> Values:
     n = len(next(iter(values.values())))
     if n < 2:
         raise ConfigError("another example's values need at least 2 examples; give more")
-    order = torch.randperm(n, generator=_generator(seed, "another example"))
+    order = torch.randperm(n, generator=stats.torch_generator(seed, "another example"))
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     return {hook: value[other.to(value.device)] for hook, value in values.items()}
@@ -126,7 +126,7 @@ def noisy(values: Values, *, scale: float, seed: int) -> Values:
     """
     if not scale > 0:
         raise ConfigError(f"scale={scale:g} is no noise; give standard deviations above 0, such as 1.0")
-    generator = _generator(seed, "noise")
+    generator = stats.torch_generator(seed, "noise")
     noise = {hook: torch.randn(value.shape, generator=generator).to(value) for hook, value in values.items()}
     return {hook: value + scale * value.std() * noise[hook] for hook, value in values.items()}
 
@@ -247,7 +247,3 @@ def _spread(marked: Bool[Tensor, "example pos"] | None, hook: str, found: Float[
     if marked.numel() != shape[0] * shape[axes(hook)["pos"]]:
         raise ModelError(f"{marked.shape[1]} positions are marked or not, but {hook} has {shape[axes(hook)['pos']]}")
     return marked.to(found.device, torch.float64).view(shape)
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(seed, purpose))

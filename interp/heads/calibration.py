@@ -27,6 +27,7 @@ from scipy import stats as ranks
 from torch import Tensor
 
 from interp import stats
+from interp.association import rank_correlation
 from interp.errors import ConfigError
 from interp.heads import paths
 from interp.heads.graph import Graph
@@ -71,7 +72,7 @@ def score(found: Measurement, exact: Measurement, circuit: Collection[str], deco
     sizes = np.abs(values)
     return Scores(
         auroc=auroc(sizes, within),
-        spearman=_spearman(sizes, np.abs(expected)),
+        spearman=rank_correlation(sizes, np.abs(expected)),
         relative_l1=float(np.abs(values - expected).sum() / np.abs(expected).sum()),
         margin=float((sizes[within].min() - sizes[beside].max()) / sizes.max()) if sizes.max() else 0.0,
     )
@@ -141,7 +142,7 @@ def summary(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
             values = part[name].to_numpy(dtype=float)
             known = bool(np.isfinite(values).all())
             found = stats.bootstrap(values, seed=seed) if known else stats.Estimate(np.nan, np.nan, np.nan, len(values))
-            rows.append({"method": method, "score": name, "value": found.value, "low": found.low, "high": found.high})
+            rows.append({"method": method, "score": name} | found.cells())
     return pd.DataFrame(rows)
 
 
@@ -195,9 +196,3 @@ def _require(effects: Mapping[str, float], true: Mapping[str, float], circuit: C
             f"{inside} of the circuit's {len(circuit)} edges or nodes are among the {len(true)} measured; "
             "give a circuit that is part of them, and not all"
         )
-
-
-def _spearman(first: np.ndarray, second: np.ndarray) -> float:
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(np.corrcoef(ranks.rankdata(first), ranks.rankdata(second))[0, 1])

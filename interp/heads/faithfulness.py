@@ -91,11 +91,10 @@ class Curve:
         """∫ |1 − f|: 0 is best."""
 
         def area(rows: np.ndarray) -> float:
-            chosen = rows.astype(int)
-            f = self.kept.circuits[:, chosen].sum(1) / self.kept.whole[chosen].sum()
+            f = self.kept.circuits[:, rows].sum(1) / self.kept.whole[rows].sum()
             return float(np.trapezoid(np.abs(1 - f), self.shares))
 
-        return stats.bootstrap(np.arange(len(self.kept.whole)), statistic=area, seed=seed)
+        return stats.resampled(len(self.kept.whole), area, seed=seed)
 
 
 def curve(ready: Ready, metric: Metric, choose: Callable[[int], Circuit], *, shares: Sequence[float] = SHARES) -> Curve:

@@ -26,7 +26,7 @@ def direct_effects(model: Model, contrast: Contrast, metric: Metric) -> Measurem
     """The logit difference that would be lost without an edge to the logits, the final norm's scale frozen; 0 for other edges.
 
     Measurement("direct effect", (edge, example)), in nats. Whatever the metric, the question is the logit difference.
-    Raises ModelError as `direct.by_component`, which refuses encoders and post-LN models.
+    Raises ModelError as `direct.by_component`.
     """
     question = direct.Question(contrast.answers, contrast.wrong, contrast.positions)
     parts, heads = (ask(model, contrast.clean, question) for ask in (direct.by_component, direct.by_head))

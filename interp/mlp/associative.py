@@ -26,19 +26,6 @@ def unit_vectors(n: int, d: int, *, seed: int) -> Float[Tensor, "n d"]:
     return drawn / drawn.norm(dim=1, keepdim=True)
 
 
-def coherence(keys: Float[Tensor, "key d"]) -> float:
-    """The largest |cosine| between two different keys. Raises ConfigError for fewer than two."""
-    if len(keys) < 2:
-        raise ConfigError(f"{len(keys)} keys have no coherence; give 2 or more")
-    unit = keys / keys.norm(dim=1, keepdim=True)
-    return float((unit @ unit.T).fill_diagonal_(0).abs().max())
-
-
-def welch_bound(n: int, d: int) -> float:
-    """The least coherence that n unit vectors in d dimensions can have, √((n − d) / (d (n − 1))) (Welch 1974)."""
-    return math.sqrt(max(0, n - d) / (d * max(1, n - 1)))
-
-
 def hebbian(keys: Float[Tensor, "key d"], values: Float[Tensor, "key d_value"]) -> Float[Tensor, "d d_value"]:
     """W = Σ kᵢ vᵢᵀ: one outer product per pair."""
     return keys.T @ values

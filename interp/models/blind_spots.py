@@ -150,7 +150,7 @@ def rotated_basis(*, seed: int = 0) -> BlindSpot:
     Label i is what lies along row i of the rotation, which is W_E of token 0, 1, … for the first ones.
     """
     plain = induction()
-    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "rotation"))
+    generator = stats.torch_generator(seed, "rotation")
     turn = torch.linalg.qr(torch.randn(plain.model.d_model, plain.model.d_model, generator=generator)).Q
     model = Model.wrap(blank_module(plain.model.config).eval(), name="rotated induction")
     for name in ("W_E", "W_pos"):

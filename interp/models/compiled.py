@@ -23,7 +23,8 @@ from torch import Tensor
 
 from interp import stats
 from interp.errors import ConfigError
-from interp.models.hooked import Model, native_module
+from interp.models.hooked import Model
+from interp.models.lens import native_module
 from interp.tasks.contrast import Contrast
 
 Ablation = Literal["corrupt", "zero", "mean"]
@@ -55,7 +56,7 @@ class Compiled:
         """`n` examples of what the circuit is for. Raises ConfigError for none."""
         if n < 1:
             raise ConfigError(f"n={n} examples; ask for 1 or more")
-        return self.draw(n, torch.Generator().manual_seed(stats.torch_seed(seed, "contrast")))
+        return self.draw(n, stats.torch_generator(seed, "contrast"))
 
 
 # ---- induction ----
@@ -197,7 +198,7 @@ def blank_module(architecture: dict[str, Any]) -> Any:
 
 def add_noise(module: Any, deviation: float, seed: int) -> None:
     """Adds independent Gaussian noise to every weight matrix, not to biases and norms."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "weight noise"))
+    generator = stats.torch_generator(seed, "weight noise")
     for parameter in module.parameters():
         if parameter.ndim == 2:
             parameter += deviation * torch.randn(parameter.shape, generator=generator)

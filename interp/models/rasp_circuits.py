@@ -76,7 +76,7 @@ def compile_program(program: Program, vocabulary: Sequence[Any], length: int, *,
     """
     planned = plan(program, vocabulary, length)
     carried = _carried(planned)
-    pairs = list(_pairs(planned, PAIRS, torch.Generator().manual_seed(stats.torch_seed(0, "pairs", name))))
+    pairs = list(_pairs(planned, PAIRS, stats.torch_generator(0, "pairs", name)))
 
     def which(instead: Callable[[_Pair, Sequence[Read]], dict[Read, Sequence[Any]]]) -> frozenset[str]:
         tried = {edge: any(_matters(planned, pair, instead(pair, reads)) for pair in pairs) for edge, reads in carried.items()}

@@ -32,7 +32,8 @@ from torch import Tensor
 from interp.errors import ModelError
 from interp.models import storage
 from interp.models.batches import Batch, next_token, sequence_to_sequence
-from interp.models.hooked import Model, native_module
+from interp.models.hooked import Model
+from interp.models.lens import native_module
 from interp.models.training import Learner, constant, evenly, fast, fit, linear_decay
 from interp.models.transformer import TransformerConfig, transformer
 from interp.tasks import names
@@ -258,24 +259,6 @@ class Trained:
         return self.model.with_weights(state, name=f"{self.model.name} after {step} steps")
 
 
-def train_induction(
-    n_layers: int = 2,
-    *,
-    seed: int = 0,
-    steps: int = Recipe.steps,
-    checkpoints: int = Recipe.checkpoints,
-    on_step: Callable[[int, float], None] | None = None,
-) -> Trained:
-    """Trains an induction model; `on_step(step, loss)` is called after every step. Not cached.
-
-    Trained on all tokens; the loss told is that on tokens which an earlier copy determines, the rest being noise.
-    Raises ModelError unless there is at least one step and one checkpoint.
-    """
-    if steps < 1 or checkpoints < 1:
-        raise ModelError(f"steps={steps} and checkpoints={checkpoints} must both be 1 or more")
-    return train(Recipe(n_layers=n_layers, seed=seed, steps=steps, checkpoints=checkpoints), on_step=on_step)
-
-
 def trained(name: str, *, on_step: Callable[[int, float], None] | None = None) -> Trained:
     """A zoo model with its course, from the cache or trained now."""
     folder_ = folder(name, on_step=on_step)
@@ -310,7 +293,12 @@ def cache() -> Path:
 
 
 def train(recipe: AnyRecipe, *, on_step: Callable[[int, float], None] | None = None) -> Trained:
-    """The model of a recipe, and its course. Not cached."""
+    """The model of a recipe, and its course; `on_step(step, loss)` is called after every step. Not cached.
+
+    Raises ModelError unless there is at least one step and one checkpoint.
+    """
+    if recipe.steps < 1 or recipe.checkpoints < 1:
+        raise ModelError(f"steps={recipe.steps} and checkpoints={recipe.checkpoints} must both be 1 or more")
     learner = recipe.learner()
     generator = torch.Generator().manual_seed(recipe.seed)
     batches = (recipe.examples(generator) for _ in range(recipe.steps))

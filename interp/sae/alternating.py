@@ -38,7 +38,7 @@ from interp.sae.feeds import CALIBRATION, Feed
 from interp.sae.kernels import Support, decode
 from interp.sae.learner import History
 from interp.sae.training import NAME, Progress
-from interp.stats import torch_seed
+from interp.stats import torch_generator
 
 ROUNDS = 2
 """Rounds of matching pursuit: two choose nearly as well as k of them."""
@@ -148,7 +148,7 @@ class Atoms:
     def __init__(self, sae: SparseAutoencoder, *, k: int, seed: int = 0) -> None:
         self.sae, self.k = sae, k
         self._targets, self._uses = torch.zeros_like(sae.W_dec), torch.zeros_like(sae.b_enc)
-        self._generator = torch.Generator().manual_seed(torch_seed(seed, "atoms start again"))
+        self._generator = torch_generator(seed, "atoms start again")
 
     @torch.no_grad()
     def learn(self, rows: Float[Tensor, "row d"]) -> tuple[Support, Float[Tensor, "row d"]]:

@@ -9,13 +9,17 @@ not explain, and a skip). For a metric m of y, with m₀ its value where y is th
 (`by_integrated_gradients`, Sundararajan et al. 2017, arXiv:1703.01365; midpoint rule), for which the residual goes to 0 with the
 steps. Attributions are hypotheses; `ablation_effects` is what happens, and `intervention_check` puts the two side by side.
 
+All take, after their own options, what the model is given beside the tokens: attention_mask=, decoder_input=. In an
+encoder–decoder the marked positions are those of the stack that the autoencoder stands in.
+
 Must not know: reports, how autoencoders are trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,52 +73,65 @@ def codes_of(site: Site, latent: int, *, where: Where) -> Metric:
     return Metric(value, (site.hook,))
 
 
-def by_gradient(model: Model, site: Site, tokens: Int[Tensor, "example pos"], metric: Metric, *, where: Where) -> Attribution:
+def by_gradient(
+    model: Model, site: Site, tokens: Int[Tensor, "example _"], metric: Metric, *, where: Where, **beside: Any
+) -> Attribution:
     """Gradient × activation: one backward pass. Raises ConfigError for a metric that is not one number per example."""
-    return _attributed(model, site, tokens, metric, where, at=[1.0])
+    return _attributed(_Inputs(model, tokens, beside), site, metric, where, at=[1.0])
 
 
 def by_integrated_gradients(
-    model: Model, site: Site, tokens: Int[Tensor, "example pos"], metric: Metric, *, where: Where, steps: int = 16
+    model: Model,
+    site: Site,
+    tokens: Int[Tensor, "example _"],
+    metric: Metric,
+    *,
+    where: Where,
+    steps: int = 16,
+    **beside: Any,
 ) -> Attribution:
     """Integrated gradients by the midpoint rule: `steps` backward passes. Raises ConfigError as `by_gradient`."""
     if steps < 1:
         raise ConfigError(f"steps={steps} is no path; use at least 1")
-    return _attributed(model, site, tokens, metric, where, at=[(step + 0.5) / steps for step in range(steps)])
+    path = [(step + 0.5) / steps for step in range(steps)]
+    return _attributed(_Inputs(model, tokens, beside), site, metric, where, at=path)
 
 
 def ablation_effects(
     model: Model,
     site: Site,
-    tokens: Int[Tensor, "example pos"],
+    tokens: Int[Tensor, "example _"],
     metric: Metric,
     latents: Int[Tensor, "example choice"],
     *,
     where: Where,
+    **beside: Any,
 ) -> Float[Tensor, "example choice"]:
     """What the metric loses when one feature is silenced at all marked positions, the rest kept: m - m without it.
 
     latents: for each example the features to silence, one after the other.
     """
     splicing.check_latents(site, latents.unique().tolist())
-    before = _measure(model, tokens, metric, [])
+    inputs = _Inputs(model, tokens, beside)
+    before = inputs.measure(metric, [])
     effects = []
     for chosen in latents.T:
-        edits = splicing.splice(site, where=where, error=True, change=_silencing(chosen, tokens, where))
-        effects.append(before - _measure(model, tokens, metric, edits))
+        edits = splicing.splice(site, where=where, error=True, change=_silencing(chosen, where))
+        effects.append(before - inputs.measure(metric, edits))
     return torch.stack(effects, dim=1)
 
 
 def intervention_check(
     model: Model,
     site: Site,
-    tokens: Int[Tensor, "example pos"],
+    tokens: Int[Tensor, "example _"],
     metric: Metric,
     attribution: Attribution,
     *,
     where: Where,
     n: int = 10,
     seed: int = 0,
+    **beside: Any,
 ) -> pd.DataFrame:
     """Attributions beside what silencing does: the n strongest features of every example, and n others of its active ones.
 
@@ -126,7 +143,7 @@ def intervention_check(
     ranked = {"attributed": order[:, :n], "random": _random_others(values, order, n, seed)}
     tables = []
     for source, latents in ranked.items():
-        effects = ablation_effects(model, site, tokens, metric, latents, where=where)
+        effects = ablation_effects(model, site, tokens, metric, latents, where=where, **beside)
         example = np.repeat(np.arange(len(latents)), latents.shape[1])
         columns = {"example": example, "latent": latents.flatten().numpy(), "source": source}
         columns |= {"attribution": values.gather(1, latents).flatten().numpy(), "effect": effects.flatten().cpu().numpy()}
@@ -144,14 +161,23 @@ def agreement(check: pd.DataFrame, *, seed: int = 0) -> stats.Estimate:
 
 
 def feature_effects(
-    model: Model, upstream: Site, downstream: Site, tokens: Int[Tensor, "example pos"], targets: Sequence[int], *, where: Where
+    model: Model,
+    upstream: Site,
+    downstream: Site,
+    tokens: Int[Tensor, "example _"],
+    targets: Sequence[int],
+    *,
+    where: Where,
+    **beside: Any,
 ) -> Measurement:
     """How much the features of one autoencoder contribute to codes of a later one, by gradient × activation.
 
     Measurement (example, target, latent): the part of the target's code, summed over the marked positions, that comes from each
-    upstream latent there, through all of the model between the two hooks. `ablation_effects` with `codes_of` checks it.
+    upstream latent there, through all of the model between the two hooks. `ablation_effects` with `codes_of` checks it. From one
+    stack of an encoder–decoder to the other no mark fits both: use where=None, or `by_gradient` with `codes_of`.
     """
-    parts = [by_gradient(model, upstream, tokens, codes_of(downstream, j, where=where), where=where) for j in targets]
+    metrics = [codes_of(downstream, j, where=where) for j in targets]
+    parts = [by_gradient(model, upstream, tokens, metric, where=where, **beside) for metric in metrics]
     values = np.stack([part.features.values for part in parts], axis=1)
     return Measurement("effect", values, ("example", "target", "latent"), coords={"target": list(targets)}, unit="code")
 
@@ -175,26 +201,46 @@ def virtual_weights(
     return (upstream.directions[first] * later.scale) @ later.W_enc[:, last] / later.scale_out.mean()
 
 
-def _attributed(model: Model, site: Site, tokens: Tensor, metric: Metric, where: Where, *, at: Sequence[float]) -> Attribution:
+@dataclass(frozen=True)
+class _Inputs:
+    """A model and what it is given, which stay as they are while edits change."""
+
+    model: Model
+    tokens: Int[Tensor, "example _"]
+    beside: Mapping[str, Any]
+
+    def measure(self, metric: Metric, edits: Sequence[Edit], *, grad: bool = False) -> Float[Tensor, " example"]:
+        """The metric under some edits. Raises ConfigError unless it is one number per example."""
+        run = self.model.run(self.tokens, read=metric.read, edits=edits, logits=not metric.read, grad=grad, **self.beside)
+        with torch.set_grad_enabled(grad):
+            value = metric.value(run)
+        if value.shape != (len(self.tokens),):
+            raise ConfigError(
+                f"the metric gave shape {tuple(value.shape)} for {len(self.tokens)} examples; give one number per example"
+            )
+        return value
+
+
+def _attributed(inputs: _Inputs, site: Site, metric: Metric, where: Where, *, at: Sequence[float]) -> Attribution:
     """The attribution whose gradients are taken at these points of the path from bias (0) to activation (1)."""
     sae = site.sae
     with torch.no_grad():
-        run = model.run(tokens, read=[site.hook, site.written])
+        run = inputs.model.run(inputs.tokens, read=[site.hook, site.written], **inputs.beside)
         codes = site.encode(run.activations[site.hook], where)
         written = splicing.rows(run.activations[site.written], where, site.written).to(codes)
         bias = sae.decode(codes.new_zeros(1, sae.d_sae))
         rest = written - bias - codes @ site.directions
         example = _example_of(run.activations[site.hook], where)
-        baseline = _measure(model, tokens, metric, [_placed(site, bias.expand_as(written), where)])
-        value = _measure(model, tokens, metric, [])
+        baseline = inputs.measure(metric, [_placed(site, bias.expand_as(written), where)])
+        value = inputs.measure(metric, [])
     slope = torch.zeros_like(written)
     for point in at:
         leaf = (bias + point * (written - bias)).requires_grad_()
-        measured = _measure(model, tokens, metric, [_placed(site, leaf, where)], grad=True)
+        measured = inputs.measure(metric, [_placed(site, leaf, where)], grad=True)
         slope += torch.autograd.grad(measured.sum(), leaf)[0] / len(at)
 
     def per_example(terms: Float[Tensor, "row *any"]) -> np.ndarray:
-        return terms.new_zeros(len(tokens), *terms.shape[1:]).index_add(0, example, terms).double().cpu().numpy()
+        return terms.new_zeros(len(inputs.tokens), *terms.shape[1:]).index_add(0, example, terms).double().cpu().numpy()
 
     with torch.no_grad():
         features, left = per_example(codes * (slope @ site.directions.T)), per_example((rest * slope).sum(1))
@@ -211,23 +257,13 @@ def _placed(site: Site, values: Float[Tensor, "row d_out"], where: Where) -> Edi
     return splicing.edit_rows(site.written, lambda _: values, where=where)
 
 
-def _measure(
-    model: Model, tokens: Tensor, metric: Metric, edits: Sequence[Edit], *, grad: bool = False
-) -> Float[Tensor, " example"]:
-    run = model.run(tokens, read=metric.read, edits=edits, logits=not metric.read, grad=grad)
-    with torch.set_grad_enabled(grad):
-        value = metric.value(run)
-    if value.shape != (len(tokens),):
-        raise ConfigError(f"the metric gave shape {tuple(value.shape)} for {len(tokens)} examples; give one number per example")
-    return value
-
-
-def _silencing(latents: Int[Tensor, " example"], tokens: Tensor, where: Where) -> splicing.Change:
+def _silencing(latents: Int[Tensor, " example"], where: Where) -> splicing.Change:
     """The change of codes under which each example loses its own feature."""
 
     def change(codes: Float[Tensor, "row d_sae"]) -> Float[Tensor, "row d_sae"]:
-        chosen = latents.to(codes.device)[_example_of(tokens, where).to(codes.device)]
-        return codes.scatter(1, chosen[:, None], 0.0)
+        each = len(codes) // len(latents)  # positions of an example, where all are marked
+        example = torch.arange(len(latents)).repeat_interleave(each) if where is None else where.nonzero()[:, 0]
+        return codes.scatter(1, latents[example.to(latents.device)].to(codes.device)[:, None], 0.0)
 
     return change
 

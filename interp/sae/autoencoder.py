@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from interp.errors import TrainingError
 from interp.sae.activation_functions import BatchTopK, TopK
-from interp.stats import torch_seed
+from interp.stats import torch_generator
 
 ENCODER_START = 0.1
 """Size of the encoder against the tied decoder at the start. Small codes let the encoder turn before the decoder settles."""
@@ -65,7 +65,7 @@ class SparseAutoencoder(nn.Module):
         self.refinement = refinement
         self.draft = copy.deepcopy(activation) if refinement else None
         self._check(skip)
-        generator = torch.Generator().manual_seed(torch_seed(seed, "sae weights"))
+        generator = torch_generator(seed, "sae weights")
         directions = F.normalize(torch.randn(d_sae, self.d_out, generator=generator), dim=1)
         read = F.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1) if self.transcodes else directions
         self.W_dec = nn.Parameter(directions)

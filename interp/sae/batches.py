@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import TrainingError
-from interp.stats import torch_seed
+from interp.stats import torch_generator
 
 Batches = Iterable[Any]
 """Tensors [row d]; pairs of them, inputs and targets; or batches with `.activations[hook]` (as of `interp.activations`)."""
@@ -124,7 +124,7 @@ def shuffled(batches: Batches, *, rows: int, buffer: int, hook: Hook = None, see
     Neighbouring rows of a harvest come from one document; training on them in that order gives batches that are not
     independent. A stored cache is read shuffled already. What is left at the end is given out down to the last full batch.
     """
-    generator = torch.Generator().manual_seed(torch_seed(seed, "shuffle buffer"))
+    generator = torch_generator(seed, "shuffle buffer")
     held: list[Tensor] = []
     size = 0
     for batch in batches:

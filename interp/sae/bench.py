@@ -22,7 +22,7 @@ from interp.sae import kernels
 from interp.sae.architectures import build
 from interp.sae.feeds import CALIBRATION
 from interp.sae.training import train
-from interp.stats import torch_seed
+from interp.stats import torch_generator
 
 WARMUP = 2
 """Steps before the clock starts: they fill caches, and compile the kernels where that was never done."""
@@ -102,7 +102,7 @@ def measure(
 def batches(d: int, *, m: int, batch: int, count: int = 4, seed: int = 0) -> list[Float[Tensor, "row d"]]:
     """Rows to train on: each the sum of 32 of max(m / 4, 2 d) random directions, drawn more often the lower their number, with
     weights from 0.5 to 1.5, and a little noise."""
-    generator = torch.Generator().manual_seed(torch_seed(seed, "benchmark"))
+    generator = torch_generator(seed, "benchmark")
     n = max(m // 4, 2 * d)
     directions = F.normalize(torch.randn(n, d, generator=generator), dim=1)
     often = torch.arange(1, n + 1, dtype=torch.float64) ** -0.5

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from interp.errors import TrainingError
 from interp.sae.kernels import Support, decode
-from interp.stats import torch_seed
+from interp.stats import torch_generator
 
 CHUNK = 1024
 """Rows coded at once: bounds memory at CHUNK · (m + k · d) numbers."""
@@ -68,7 +68,7 @@ def _pursue(rows: Tensor, dictionary: Tensor, k: int, at_once: int) -> tuple[Ten
 
 def random_dictionary(m: int, d: int, *, seed: int = 0) -> Float[Tensor, "m d"]:
     """Random unit directions: what every other dictionary must beat."""
-    generator = torch.Generator().manual_seed(torch_seed(seed, "random dictionary"))
+    generator = torch_generator(seed, "random dictionary")
     return F.normalize(torch.randn(m, d, generator=generator), dim=1)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy import sparse
 from torch import Tensor
 
 from interp import association, stats
@@ -57,3 +58,13 @@ def for_labels(
     random = sae.untrained(stats.torch_seed(seed, "random directions"))
     controls = {"random directions": codes(random, activations)}
     return association.best_columns(codes(sae, activations), labels, document, controls=controls, seed=seed)
+
+
+def telling(codes: sparse.csc_array, best: pd.DataFrame, n: int, *, seed: int = 0) -> Int[np.ndarray, " latent"]:
+    """Up to `n` features to look at, in ascending order: those that tell a label best, then others that fire, at random.
+
+    best: rows of `association.best_columns` for the features themselves.
+    """
+    others = np.setdiff1d(np.flatnonzero(np.diff(codes.indptr)), best.column)
+    drawn = stats.generator(seed, "features shown").permutation(others)
+    return np.sort(np.concatenate([best.column.unique(), drawn])[:n])

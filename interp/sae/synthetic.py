@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from interp.errors import ConfigError
 from interp.names import did_you_mean
-from interp.stats import torch_seed
+from interp.stats import torch_generator, torch_seed
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def benchmark_like(n: int, d: int, *, seed: int = 0) -> Planted:
     forest = Forest(roots=n // 128, branching=4, depth=3)
     if n < max(128, d):
         raise ConfigError(f"n={n} features are fewer than {max(128, d)}: too few for a tree, or for {d} dimensions; use more")
-    generator = torch.Generator().manual_seed(torch_seed(seed, "planted law"))
+    generator = torch_generator(seed, "planted law")
     rank = torch.arange(1, n + 1).double().rsqrt()
     probability = 5e-4 + (0.4 - 5e-4) * (rank - rank[-1]) / (1 - rank[-1])
     factor = 0.1 * torch.randn(n, 25, generator=generator)
@@ -247,7 +247,7 @@ def preset(name: str, *, seed: int = 0) -> Planted:
 
 
 def _directions(n: int, d: int, seed: int) -> Float[Tensor, "n d"]:
-    generator = torch.Generator().manual_seed(torch_seed(seed, "planted dictionary"))
+    generator = torch_generator(seed, "planted dictionary")
     return F.normalize(torch.randn(n, d, generator=generator), dim=1)
 
 

@@ -92,6 +92,30 @@ class World:
         """(subject, relation) of every fact."""
         return torch.cartesian_prod(torch.arange(len(self.subjects)), torch.arange(self.answers.shape[1]))
 
+    def spread(self, n: int) -> Int[Tensor, "fact 2"]:
+        """About `n` facts, evenly from the whole world, with all relations among them."""
+        step = max(1, len(self.facts) // n)
+        step += step > 1 and step % len(self.templates) == 0
+        return self.facts[::step]
+
+    def but(self, fact: Int[Tensor, "2"]) -> Bool[Tensor, " fact"]:
+        """Which of all facts are another one."""
+        return (self.facts != fact).any(1)
+
+    def same_person(self, facts: Int[Tensor, "fact 2"]) -> list[Prompts]:
+        """Prompts for the other relations of each fact's subject: row i of every one is about the subject of fact i."""
+        n = len(self.templates)
+        return [self.prompts(torch.stack([facts[:, 0], (facts[:, 1] + shift) % n], 1), 0) for shift in range(1, n)]
+
+    def other_objects(self, facts: Int[Tensor, "fact 2"]) -> Int[Tensor, " fact"]:
+        """Another object of the same relation for every fact."""
+        found = []
+        for subject, relation in facts.tolist():
+            objects = self.answers[:, relation].unique()
+            place = int((objects == self.answers[subject, relation]).nonzero())
+            found.append(objects[(place + len(objects) // 3) % len(objects)])
+        return torch.stack(found)
+
     def prompts(self, facts: Int[Tensor, "fact 2"], template: int, *, prefix: Int[Tensor, "fact pos"] | None = None) -> Prompts:
         """One prompt per (subject, relation), all asked in the same way; `prefix` stands before the question."""
         number = {word: place for place, word in enumerate(self.words)}
@@ -115,6 +139,19 @@ class World:
     def prefixes(self, n: int, length: int, *, generator: torch.Generator) -> Int[Tensor, "fact pos"]:
         """Random fillers to stand before `n` questions."""
         return self.fillers[torch.randint(len(self.fillers), (n, length), generator=generator)]
+
+    def contexts(
+        self,
+        facts: Int[Tensor, "fact 2"],
+        wanted: Int[Tensor, " fact"],
+        ways: Sequence[int],
+        lengths: Sequence[int],
+        *,
+        generator: torch.Generator,
+    ) -> list[Prompts]:
+        """The facts asked in some ways, after some numbers of fillers, with the wanted objects as answers: an edit's contexts."""
+        prefixes = [(way, self.prefixes(len(facts), length, generator=generator)) for way in ways for length in lengths]
+        return [self.prompts(facts, way, prefix=prefix).asking(wanted) for way, prefix in prefixes]
 
     def rows(self, n: int, length: int, *, generator: torch.Generator) -> tuple[Tensor, Bool[Tensor, "row pos"]]:
         """Training rows, and where their answers stand: BOS, fillers, a question not held out, its answer, fillers."""

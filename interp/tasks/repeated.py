@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import ConfigError
+from interp.tasks.contrast import Contrast
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,18 @@ class Repeated:
     def predicts_copy(self) -> Bool[Tensor, "batch pos"]:
         """The positions whose next token is such a copy."""
         return self.is_copy.roll(-1, 1)  # no row begins with a copy, so nothing wraps around
+
+    def without_matches(self, d_vocab: int) -> Contrast:
+        """Rows cut before their last token, which is the answer; in the twins there is nothing to copy it from.
+
+        There every earlier match of the token before the answer is another token, one that the row does not hold.
+        """
+        clean, answers = self.tokens[:, :-1], self.tokens[:, -1]
+        held = torch.zeros(len(clean), d_vocab, dtype=torch.bool).scatter_(1, self.tokens, True)
+        free = (~held).int().argmax(1, keepdim=True)
+        match = clean == clean[:, -1:]
+        match[:, -1] = False
+        return Contrast(clean=clean, corrupt=torch.where(match, free, clean), answers=answers)
 
 
 def repeated_random(

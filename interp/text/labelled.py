@@ -8,10 +8,14 @@ Must not know: models, activations.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 
+from interp import rules
+from interp.rules import Sparse
 from interp.text.corpora import Corpus
 from interp.text.display import display_vocabulary
 from interp.text.label_table import LabelTable
@@ -59,6 +63,29 @@ class LabelledText:
     def common_labels(self, low: float = 0.002, high: float = 0.5) -> dict[str, np.ndarray]:
         """The yes-or-no labels that hold for a share of the tokens between `low` and `high`."""
         return {name: values for name, values in self.labels.items() if name not in INTEGERS and low <= values.mean() <= high}
+
+    def labels_of_tokens(self, *, seen: int = 5, least: int = 8) -> tuple[Int[np.ndarray, " token"], dict[str, np.ndarray]]:
+        """The token ids met `seen` times or more, and of them the common labels: one holds for a token that mostly has it.
+
+        Labels that hold for fewer than `least` of these tokens are left out.
+        """
+        counts = np.bincount(self.tokens, minlength=len(self.vocabulary))
+        known = np.flatnonzero(counts >= seen)
+        holds = {
+            name: 2 * np.bincount(self.tokens, one, minlength=len(counts))[known] > counts[known]
+            for name, one in self.common_labels().items()
+        }
+        return known, {name: one for name, one in holds.items() if one.sum() >= least}
+
+    @cached_property
+    def conditions(self) -> rules.Conditions:
+        """All that rules may say of a token: its labels, and the tokens near it."""
+        return rules.conditions(self.tokens, self.document, self.labels, self.vocabulary)
+
+    def explain(self, fires: Sparse, columns: Int[np.ndarray, " column"], *, seed: int = 0) -> pd.DataFrame:
+        """When some columns fire, as `rules.explain` tells it; `columns` are their numbers."""
+        found = rules.explain(fires, self.conditions, self.document, seed=seed)
+        return found.assign(column=columns[found.column])
 
     def window(self, row: int, *, before: int, after: int) -> slice:
         """Rows of up to `before` + 1 + `after` tokens around one, within its document."""

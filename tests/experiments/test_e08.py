@@ -1,62 +1,18 @@
-"""E08 in a reduced form that still asserts, and its parts against planted curves."""
+"""E08 in a reduced form that still asserts."""
 
 from __future__ import annotations
 
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
-import numpy as np
 import pytest
-import torch
 from experiment_cases import module_of
 
 from interp.report import Report
-from interp.tasks.repeated import repeated_random
 
 
 @pytest.fixture(scope="module")
 def e08() -> ModuleType:
     return module_of("E08")
-
-
-STEPS = np.linspace(0, 100, 101)
-SUDDEN = 4 - 4 / (1 + np.exp(-(STEPS - 60)))  # falls from 4 to 0 around step 60
-
-
-def test_a_curve_crosses_between_two_checkpoints(e08: ModuleType) -> None:
-    assert e08.crossing(np.array([0.0, 10, 20]), np.array([5.0, 5, 1]), 0.25) == pytest.approx(12.5)
-    assert e08.crossing(np.array([0.0, 10]), np.array([0.0, 2]), 0.5) == pytest.approx(5)
-
-
-def test_a_score_that_rises_with_the_fall_lies_inside_it_and_others_outside(e08: ModuleType) -> None:
-    assert e08.place_in_fall(STEPS, SUDDEN, -SUDDEN) == pytest.approx(0.5, abs=0.01)
-    assert e08.place_in_fall(STEPS, SUDDEN, 1 / (1 + np.exp(-(STEPS - 90)))) > 1
-    assert e08.place_in_fall(STEPS, SUDDEN, STEPS) < 0
-
-
-def test_a_sudden_fall_is_steep_and_an_even_one_is_not(e08: ModuleType) -> None:
-    assert e08.steepest_share(STEPS, SUDDEN, window=15) > 0.95
-    assert e08.steepest_share(STEPS, 4 - STEPS / 25, window=15) == pytest.approx(0.15)
-
-
-def test_the_gain_removed_is_extra_loss_over_what_is_saved_against_an_even_guess(e08: ModuleType) -> None:
-    study = SimpleNamespace(model=SimpleNamespace(d_vocab=49), seed=0)
-    whole = np.array([0.0, 1.0, 2.0])
-    half_way = (whole + np.log(48)) / 2
-    found = e08.gain_removed(study, whole, half_way)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
-
-
-def test_in_the_twin_nothing_earlier_matches_the_last_token_and_all_else_is_as_it_was(e08: ModuleType) -> None:
-    drawn = repeated_random(40, 48, 49, generator=torch.Generator().manual_seed(0))
-    contrast = e08.without_matches(drawn, 49)
-    last = drawn.tokens[:, -2:-1]
-    match = drawn.tokens[:, :-2] == last
-    assert match.any(1).all() and torch.equal(contrast.answers, drawn.tokens[:, -1])
-    assert torch.equal(contrast.clean, drawn.tokens[:, :-1]) and torch.equal(contrast.corrupt[:, -1:], last)
-    assert not (contrast.corrupt[:, :-1] == last).any()
-    assert torch.equal(contrast.corrupt[:, :-1][~match], drawn.tokens[:, :-2][~match])
-    put = contrast.corrupt[:, :-1].masked_fill(~match, -1).amax(1, keepdim=True)
-    assert not (drawn.tokens == put).any(), "what is put there must not be a token of the prompt"
 
 
 @pytest.fixture(scope="module")

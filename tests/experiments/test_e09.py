@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 import numpy as np
 import pytest
-from experiment_cases import assert_claims_hold, module_of
+from experiment_cases import assert_claims_hold, assert_claims_hold_on_seeds, module_of
 
 from interp.heads.graph import Graph
 from interp.models.compiled import induction
@@ -46,3 +47,11 @@ def test_attention_and_answers_are_wrong_where_scores_are_soft(e09: ModuleType) 
     contrast = induction().contrast(16, seed=0)
     right, attention = e09.function(induction(sharpness=1.0).model, contrast)
     assert right.mean() < 1 and attention.max() < 0.5
+
+
+@pytest.mark.slow
+def test_what_is_closed_form_holds_on_twenty_seeds(e09: ModuleType) -> None:
+    sections = (e09.report_function, e09.report_truth, e09.report_misled)
+    assert_claims_hold_on_seeds(
+        e09, lambda config: [partial(section, config) for section in sections], examples=4, sharpnesses=(2.0, 30.0)
+    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 import pytest
-from experiment_cases import assert_claims_hold, module_of
+from experiment_cases import assert_claims_hold, assert_claims_hold_on_seeds, module_of
 
 from interp.report import Report
 
@@ -40,3 +41,14 @@ def test_edits_by_the_second_moment_never_disturb_other_keys_more(e15: ModuleTyp
         for decay in (0.0, 1.0):
             ours, plain = e15.edit_damage(config, draw, decay)
             assert ours <= 1.05 * plain
+
+
+@pytest.mark.slow
+def test_what_was_planted_is_found_on_twenty_seeds(e15: ModuleType) -> None:
+    sections = (e15.report_reading, e15.report_attribution, e15.report_editing)
+
+    def of(config):
+        planted = e15.planted_memory(config.keys, config.d_model, seed=config.seed)
+        return [partial(section, config, planted=planted) for section in sections]
+
+    assert_claims_hold_on_seeds(e15, of, keys=32, d_model=32, edited=2, integral=30)

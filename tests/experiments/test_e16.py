@@ -35,22 +35,6 @@ def test_explained_variance_is_one_for_equal_orders_and_small_for_unrelated_numb
     assert e16.explained(x, np.random.default_rng(1).normal(size=200), seed=0).high < 0.1
 
 
-def test_new_objects_differ_and_belong_to_the_relation(e16: ModuleType) -> None:
-    small = world(32, 3, 8)
-    wanted = e16.other_objects(small, small.facts)
-    old = small.answers[small.facts[:, 0], small.facts[:, 1]]
-    assert (wanted != old).all()
-    for relation in range(3):
-        assert torch.isin(wanted[small.facts[:, 1] == relation], small.answers[:, relation]).all()
-
-
-def test_a_spread_of_facts_has_all_relations(e16: ModuleType) -> None:
-    small = world(64, 3, 16)
-    for n in (24, 48, 64, 96, 192):
-        counts = e16.spread(small, n)[:, 1].bincount()
-        assert len(counts) == 3 and counts.max() - counts.min() <= 1
-
-
 @pytest.mark.slow
 def test_what_was_planted_is_found(e16: ModuleType) -> None:
     report = Report("E16", "planted")

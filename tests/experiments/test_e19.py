@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import pytest
-from experiment_cases import assert_claims_hold, module_of
+from experiment_cases import assert_claims_hold, assert_claims_hold_on_seeds, module_of
 
 from interp.models.rasp_circuits import compiled_task
 from interp.report import Report
@@ -40,3 +40,9 @@ def test_a_model_is_wrong_by_another_program_on_most_inputs(e19: ModuleType) -> 
     assert e19.wrong_share(reverse, reverse) == 0
     palindromes = sum(list(words) == list(words[::-1]) == sorted(words) for words in reverse.inputs())
     assert 0.5 < e19.wrong_share(reverse, sort) <= 1 - palindromes / len(reverse.inputs())
+
+
+@pytest.mark.slow
+def test_circuits_are_as_declared_on_twenty_seeds(e19: ModuleType) -> None:
+    compiled = {name: compiled_task(name) for name in ("hist", "frac_prevs")}
+    assert_claims_hold_on_seeds(e19, lambda config: [lambda report: e19.report_circuits(config, report, compiled)], examples=4)

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from experiment_cases import module_of
 
-from interp.activations import harvest
 from interp.models.hooked import Model
 from interp.report import Report
 from interp.text import resolve
@@ -30,17 +29,17 @@ def report(e25, tmp_path_factory):
     documents = tuple(document for document in resolve("stdlib:heldout").documents() if document.name in NAMES)
     text = LabelledText.read(Corpus("some", "", lambda: iter(documents)), model.tokenizer, context=model.n_ctx)
     report = Report("E25", "reduced")
+    study = e25.Study(config, model, untrained, text)
     e25.report_training(report)
-    e25.report_heads(config, report, model, untrained)
-    e25.report_one_text(report, model, text)
+    e25.report_heads(study, report)
+    e25.report_one_text(study, report)
     folder = tmp_path_factory.mktemp("stores")
-    stores = [e25.cached(config, one, folder / str(place)) for place, one in enumerate((model, untrained))]
-    e25.report_cache(config, report, model, stores[0], text)
-    (sae, history), (control, _) = (e25.trained(config, store) for store in stores)
-    seen, unseeing = (list(harvest(one, text.batches, [config.hook, config.neurons])) for one in (model, untrained))
-    e25.report_neurons(config, report, model, text, seen, unseeing)
-    e25.report_autoencoder(config, report, model, sae, history, text, seen)
-    e25.report_features(config, report, model, sae, control, text, seen, unseeing)
+    stores = [e25.cached(config, one, folder / one.name) for one in (model, untrained)]
+    e25.report_cache(study, report, stores[0])
+    sae, control = (e25.trained(config, store) for store in stores)
+    e25.report_neurons(study, report)
+    e25.report_autoencoder(study, report, sae)
+    e25.report_features(study, report, sae, control)
     return report
 
 
@@ -83,7 +82,7 @@ def test_probes_on_a_few_features_stand_beside_their_controls_and_beat_shuffled_
 @pytest.mark.slow
 def test_there_is_an_attention_view_a_token_view_and_a_dashboard_of_neurons_and_of_features(report):
     views = {block.view.name: block.view for block in report.blocks("view")}
-    assert {"attention", "tokens", "layer-2", "feature"} <= set(views)
+    assert {"attention-self", "tokens", "layer-2", "feature"} <= set(views)
     assert len(views["feature"].features) == 40
     assert all(feature.examples for feature in views["feature"].features if feature.density > 0)
     for name in ("layer-2", "feature"):

@@ -92,3 +92,10 @@ def test_planted_edges_replaced_together_share_one_effect(e28: ModuleType) -> No
     found = e28.together(spot)(spot.known.model, contrast, METRIC)
     plain = paths.effects(spot.known.model, contrast, METRIC)
     np.testing.assert_array_equal(found.sel(edge="a0.h0->logits").values, plain.sel(edge="a0.h0->logits").values)
+
+
+@pytest.mark.slow
+def test_blind_spots_blind_on_twenty_seeds(e28: ModuleType) -> None:
+    report = Report("E28", "closed form")
+    e28.report_spots(e28.Config(seeds=20, examples=4), report)
+    assert_claims_hold(report)

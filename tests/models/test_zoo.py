@@ -18,15 +18,15 @@ def small(tmp_path, monkeypatch):
 
 
 def test_training_is_a_function_of_the_seed():
-    first, again = (zoo.train_induction(steps=2, checkpoints=2) for _ in range(2))
-    other = zoo.train_induction(steps=2, checkpoints=2, seed=1)
+    first, again = (zoo.train(zoo.Recipe(steps=2, checkpoints=2)) for _ in range(2))
+    other = zoo.train(zoo.Recipe(steps=2, checkpoints=2, seed=1))
     assert first.model.fingerprint == again.model.fingerprint != other.model.fingerprint
     assert first.curve == again.curve
 
 
 def test_checkpoints_run_from_before_the_first_step_to_the_trained_model():
     seen = []
-    result = zoo.train_induction(1, steps=4, checkpoints=3, on_step=lambda step, loss: seen.append((step, loss)))
+    result = zoo.train(zoo.Recipe(n_layers=1, steps=4, checkpoints=3), on_step=lambda step, loss: seen.append((step, loss)))
     steps, models = zip(*result.checkpoints, strict=True)
     assert steps == (0, 2, 4)
     assert models[-1].fingerprint == result.model.fingerprint != models[0].fingerprint
@@ -58,7 +58,7 @@ def test_training_that_breaks_off_leaves_nothing(small, monkeypatch):
 
 def test_training_needs_steps_and_checkpoints():
     with pytest.raises(ModelError, match="steps=0 and checkpoints=2 must both be 1 or more"):
-        zoo.train_induction(steps=0, checkpoints=2)
+        zoo.train(zoo.Recipe(steps=0, checkpoints=2))
 
 
 @pytest.mark.parametrize("recipe", [zoo.FactRecipe(steps=2, batch=8), zoo.TrigramRecipe(steps=2, batch=8)])
@@ -79,6 +79,6 @@ def test_the_curve_tells_the_loss_on_answers_alone(recipe):
 
 @pytest.mark.slow
 def test_two_layers_learn_induction():
-    result = zoo.train_induction(steps=500, checkpoints=2)
+    result = zoo.train(zoo.Recipe(steps=500, checkpoints=2))
     assert result.curve[0] > 3.5
     assert torch.tensor(result.curve[-20:]).mean() < 0.05

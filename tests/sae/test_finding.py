@@ -1,8 +1,10 @@
 """Features are found where they were planted: by the prompt that wakes them, by the label that they tell."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 
 from interp.models.hooked import Model
 from interp.sae import finding
@@ -55,3 +57,12 @@ def test_the_feature_of_a_label_is_found_and_beats_its_controls():
     found = finding.for_labels(sae, rows, {"planted": truth.numpy()}, np.arange(2000) // 20).set_index("source")
     assert found.column["columns"] == 11 and found.f1["columns"] > 0.9
     assert found.gain_low["random directions"] > 0 and found.f1["shuffled"] < 0.4
+
+
+def test_features_to_look_at_are_those_that_tell_labels_and_then_others_that_fire():
+    codes = sparse.csc_array(np.eye(8)[:, [0, 1, 2, 3, 4, 5, 6, 7]] * (np.arange(8) != 5))
+    best = pd.DataFrame({"label": ["a", "b", "c"], "column": [7, 2, 7]})
+    assert finding.telling(codes, best, 2).tolist() == [2, 7]
+    assert finding.telling(codes, best, 100).tolist() == [0, 1, 2, 3, 4, 6, 7]
+    some = finding.telling(codes, best, 4, seed=1).tolist()
+    assert {2, 7} < set(some) and 5 not in some and some == finding.telling(codes, best, 4, seed=1).tolist()

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from edge_cases import shaken
+from model_shapes import case_of
 from spliced_cases import made, most_of, tiny_model, tiny_tokens
 
 from interp.errors import ConfigError, HookError
@@ -174,6 +176,35 @@ def test_integrated_gradients_explain_the_shipped_model_s_logit(shipped):
     model, site, tokens, metric, where = shipped
     found = attribution.by_integrated_gradients(model, site, tokens, metric, where=where, steps=16)
     assert np.abs(found.residual.values).max() < 0.01 * np.abs(found.metric.values).min()
+
+
+@pytest.mark.parametrize("shape", ["t5", "vaswani-pre"])
+@pytest.mark.parametrize(("stack", "positions"), [("encoder", 7), ("decoder", 5)])
+@pytest.mark.parametrize("marked", [False, True])
+def test_in_both_stacks_of_an_encoder_decoder_attributions_are_effects_where_the_rest_is_linear(shape, stack, positions, marked):
+    case, site = case_of(shape), Site(made(), f"{stack}_blocks.1.hook_mlp_out")
+    where = torch.ones(2, positions, dtype=torch.bool) if marked else None
+    if where is not None:
+        where[1, 3:] = False
+    metric = along(DIRECTION, f"{stack}_blocks.1.hook_resid_post")
+    found = attribution.by_gradient(case.model, site, case.tokens, metric, where=where, **case.beside)
+    check = attribution.intervention_check(case.model, site, case.tokens, metric, found, where=where, n=5, **case.beside)
+    assert len(check) >= 10
+    np.testing.assert_allclose(check.attribution, check.effect, rtol=1e-3, atol=1e-4)
+
+
+def test_what_source_features_add_to_a_target_feature_is_complete_along_the_path():
+    model, inputs = shaken("vaswani-pre"), case_of("vaswani-pre")
+    early, late = (
+        Site(made(ReLU(), seed=seed), f"{stack}_blocks.1.hook_resid_post") for seed, stack in ((1, "encoder"), (5, "decoder"))
+    )
+    metric = attribution.codes_of(late, 3, where=None)
+    coarse, fine = (
+        attribution.by_integrated_gradients(model, early, inputs.tokens, metric, where=None, steps=steps, **inputs.beside)
+        for steps in (1, 64)
+    )
+    assert np.abs(fine.features.values).max() > 0.1
+    assert np.abs(fine.residual.values).max() < 0.1 * np.abs(coarse.residual.values).max()
 
 
 def test_metrics_and_paths_that_make_no_sense_are_refused(model, tokens, where):

@@ -134,3 +134,36 @@ def test_real_relations_become_prompts_whose_subject_tokens_spell_the_subject(na
     for (subject, _), row, marks in zip(relation.pairs, prompts.tokens, prompts.subject, strict=True):
         spelt = tokenizer.decode(row[marks].tolist())
         assert subject in spelt and len(spelt) <= len(subject) + 3  # a token may cover a space or a full stop beside it
+
+
+def test_new_objects_differ_and_belong_to_the_relation():
+    small = facts.world(32, 3, 8)
+    wanted = small.other_objects(small.facts)
+    old = small.answers[small.facts[:, 0], small.facts[:, 1]]
+    assert (wanted != old).all()
+    for relation in range(3):
+        assert torch.isin(wanted[small.facts[:, 1] == relation], small.answers[:, relation]).all()
+
+
+def test_a_spread_of_facts_has_all_relations(world):
+    for n in (24, 48, 64, 96, 192):
+        counts = world.spread(n)[:, 1].bincount()
+        assert len(counts) == 3 and counts.max() - counts.min() <= 1
+
+
+def test_the_others_are_all_but_the_fact_and_the_same_person_has_the_other_relations(world):
+    assert world.facts[~world.but(world.facts[5])].tolist() == [world.facts[5].tolist()]
+    asked = world.same_person(world.facts[4:6])
+    assert len(asked) == 2
+    answers = {int(each.answer[0]) for each in asked}
+    assert answers == set(world.answers[1].tolist()) - {int(world.answers[1, 1])}
+
+
+def test_contexts_ask_for_what_is_wanted_after_fillers(world):
+    some = world.facts[:6]
+    wanted = world.other_objects(some)
+    found = world.contexts(some, wanted, (0, 2), (0, 2), generator=torch.Generator().manual_seed(0))
+    plain = [world.prompts(some, way).tokens.shape[1] for way in (0, 0, 2, 2)]
+    assert [each.tokens.shape[1] for each in found] == [length + more for length, more in zip(plain, (0, 2, 0, 2), strict=True)]
+    assert all(torch.equal(each.answer, wanted) for each in found)
+    assert torch.isin(found[1].tokens[:, 1:3], world.fillers).all()

@@ -46,6 +46,19 @@ def test_rows_are_a_function_of_the_generator():
     assert not torch.equal(draw(seed=3).tokens, draw(seed=4).tokens)
 
 
+def test_in_the_twin_nothing_earlier_matches_the_last_token_and_all_else_is_as_it_was():
+    rows = draw(n=40)
+    contrast = rows.without_matches(49)
+    last = rows.tokens[:, -2:-1]
+    match = rows.tokens[:, :-2] == last
+    assert match.any(1).all() and torch.equal(contrast.answers, rows.tokens[:, -1])
+    assert torch.equal(contrast.clean, rows.tokens[:, :-1]) and torch.equal(contrast.corrupt[:, -1:], last)
+    assert not (contrast.corrupt[:, :-1] == last).any()
+    assert torch.equal(contrast.corrupt[:, :-1][~match], rows.tokens[:, :-2][~match])
+    put = contrast.corrupt[:, :-1].masked_fill(~match, -1).amax(1, keepdim=True)
+    assert not (rows.tokens == put).any(), "what is put there must not be a token of the row"
+
+
 def test_a_row_without_room_is_told():
     told = "a row of 20 tokens has no room for BOS, 2 of noise and a period of 18 seen twice; use length=23 or more"
     with pytest.raises(ConfigError, match=told):

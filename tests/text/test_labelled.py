@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from interp.text.corpora import resolve
 from interp.text.display import display_vocabulary
@@ -59,3 +60,32 @@ def test_pieces_of_a_character_are_shown_by_number_and_everything_else_by_its_te
     for token in tokenizer.encode("def é").ids:
         assert shown[token] == f"‹id {token}›" or shown[token] in "def é"
     assert any(text.startswith("‹id") for text in shown)
+
+
+def written(tokens, **labels) -> LabelledText:
+    """One document of these tokens and labels."""
+    n, marks = len(tokens), {name: np.array(values, dtype=bool) for name, values in labels.items()}
+    words = [chr(ord("a") + token) for token in range(max(tokens) + 1)]
+    return LabelledText([], np.array(tokens), np.zeros(n, int), np.arange(n), marks, np.array([0, n]), ("one",), words)
+
+
+def test_a_token_has_a_label_that_most_of_its_places_have():
+    text = written([0, 0, 0, 1, 1, 1, 2, 2], name=[1, 1, 0, 0, 0, 1, 1, 1])
+    known, labels = text.labels_of_tokens(seen=3, least=1)
+    assert known.tolist() == [0, 1] and labels == {}, "name holds for more than half of the tokens: it is no common label"
+    text = written([0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3, 3], name=[1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0])
+    known, labels = text.labels_of_tokens(seen=3, least=1)
+    assert known.tolist() == [0, 1, 3] and labels["name"].tolist() == [True, False, False]
+    assert text.labels_of_tokens(seen=3, least=2)[1] == {}
+
+
+def test_columns_are_explained_under_their_own_numbers():
+    tokens = np.random.default_rng(0).integers(0, 4, 400)
+    document = np.repeat(np.arange(20), 20)
+    words = list("abcd")
+    text = LabelledText(
+        [], tokens, document, np.tile(np.arange(20), 20), {}, np.arange(0, 401, 20), tuple(map(str, range(20))), words
+    )
+    fires = sparse.csc_array(np.stack([tokens == 2, tokens == 0], 1).astype(float))
+    found = text.explain(fires, np.array([17, 5])).query("source == 'columns'").set_index("column")
+    assert found.rule.to_dict() == {17: 'token is "c"', 5: 'token is "a"'}
