@@ -7,6 +7,7 @@ from interp.activations.batch import ActivationBatch
 from interp.activations.collect import harvest_to_store
 from interp.activations.harvest import harvest
 from interp.activations.log import Header
+from interp.activations.pairs import TokenPairs
 from interp.activations.store import ActivationStore
 from interp.activations.summary import Summary, contents, summarise, summary
 from interp.activations.writer import StoreWriter
@@ -17,6 +18,7 @@ __all__ = [
     "Header",
     "StoreWriter",
     "Summary",
+    "TokenPairs",
     "contents",
     "harvest",
     "harvest_to_store",

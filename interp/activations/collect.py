@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from interp.activations.batch import ActivationBatch
-from interp.activations.harvest import Runnable, harvest
+from interp.activations.harvest import Runnable, harvest, side
 from interp.activations.log import HEADER_FILE, Header
 from interp.activations.store import ActivationStore
 from interp.activations.writer import StoreWriter
-from interp.errors import CorpusError, StoreError
+from interp.errors import CorpusError, HookError, StoreError
 from interp.text import Corpus, resolve
 from interp.text.packing import BosPolicy, Packing, pack
 from interp.text.tokenizer import Tokenizer
@@ -26,7 +26,6 @@ from interp.text.tokenizer import Tokenizer
 class HarvestModel(Runnable, Protocol):
     """What this module asks of a model beside running; `models.Model` is one."""
 
-    name: str
     tokenizer: Tokenizer | None
     n_ctx: Any  # an int; `Any`, since Model computes it by a descriptor, which no checker takes for an attribute
     d_vocab: Any
@@ -58,8 +57,8 @@ def harvest_to_store(
     resume: go on at the first batch that an interrupted harvest has not committed; where nothing is there yet it starts, and
     where the same harvest is finished it only opens the store.
 
-    Raises HookError, CorpusError and StoreError as `harvest`, `pack` and `StoreWriter` do; an interrupt leaves a store that can
-    be resumed.
+    Raises HookError, CorpusError and StoreError as `harvest`, `pack` and `StoreWriter` do, and HookError for rows of targets,
+    which a corpus does not have; an interrupt leaves a store that can be resumed.
     """
     if model.tokenizer is None:
         raise CorpusError(f"{model.name} has no tokenizer to read text with; load the model with one")
@@ -69,6 +68,11 @@ def harvest_to_store(
     packing = Packing(context=_context(model, context), batch=batch, bos=bos)
     header = _header(model, source, tuple(hooks), packing, dtype=dtype, max_tokens=max_tokens)
     harvest(model, (), hooks)  # a misspelt hook must not leave an empty store behind
+    if side(model, hooks) == "target":
+        raise HookError(
+            f"{hooks[0]} has rows for the target's tokens, and a corpus has no targets; "
+            "use ActivationStore.write(path, harvest(model, pairs, hooks), header)"
+        )
     if resume and (finished := _finished(Path(out), header)):
         return finished
     with StoreWriter(out, header, resume=resume) as writer:

@@ -6,7 +6,7 @@ Must not know: figures, reports, what the text says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -15,21 +15,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.activations import harvest
 from interp.mlp.keys import Triggers
-from interp.mlp.memories import Memories, memories, routing, source
+from interp.mlp.memories import Memories, layers, memories, source
 from interp.mlp.values import readings, value_logits
 from interp.models.hooked import Model
-from interp.streaming import Density, Moments
-from interp.text.packing import TokenBatch
 
 DUPLICATE = 0.95
 """Cosine from which two neurons count as one written twice."""
 _CHUNK = 1024  # neurons compared with all others at a time
 
 
-def census(model: Model, found: Mapping[str, Triggers] | None = None) -> pd.DataFrame:
-    """One row per neuron, layer by layer.
+def census(model: Model, found: Mapping[str, Triggers] | None = None, *, stack: str | None = None) -> pd.DataFrame:
+    """One row per neuron, layer by layer. The encoder of an encoder–decoder, which writes no logits, has no readings.
 
     Of the weights, with the norm before the MLP folded into what is read:
         key_norm, gate_norm, value_norm    lengths; gate_norm for gated MLPs only
@@ -47,7 +44,7 @@ def census(model: Model, found: Mapping[str, Triggers] | None = None) -> pd.Data
 
     Raises ModelError for a model without MLPs, or whose logits are more than final norm and unembedding.
     """
-    return pd.concat([_layer(model, layer, found) for layer in range(model.n_layers)], ignore_index=True)
+    return pd.concat([_layer(model, layer, found, stack) for layer in layers(model, stack)], ignore_index=True)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +54,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         "neurons": by_layer.size(),
         "value norm": by_layer.value_norm.median(),
         "|in-out z| > 5": by_layer.in_out_z.agg(lambda z: int((z.abs() > 5).sum())),
-        "kurtosis": by_layer["kurtosis"].median(),
+        **({"kurtosis": by_layer["kurtosis"].median()} if "kurtosis" in table else {}),
         "duplicates": by_layer.twin_cosine.agg(lambda cosine: int((cosine >= DUPLICATE).sum())),
     }
     if "density" in table:
@@ -65,15 +62,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reset_index()
 
 
-def spectrum(model: Model) -> pd.DataFrame:
+def spectrum(model: Model, *, stack: str | None = None) -> pd.DataFrame:
     """Singular values of the keys, gates and values of every layer, each beside what random weights would have.
 
     Columns layer, matrix, component (from 1), value, random: the values of a Gaussian matrix of the same shape and the same
     Frobenius norm (Marchenko & Pastur 1967, by their quantiles).
     """
     rows = []
-    for layer in range(model.n_layers):
-        held = memories(model, layer)
+    for layer in layers(model, stack):
+        held = memories(model, layer, stack=stack)
         for name, matrix in _matrices(held).items():
             values = torch.linalg.svdvals(matrix).cpu().numpy()
             random = _marchenko_pastur(*matrix.shape)[: len(values)] * float(matrix.norm())
@@ -84,29 +81,8 @@ def spectrum(model: Model) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def expert_usage(model: Model, batches: Iterable[TokenBatch]) -> pd.DataFrame:
-    """How often the experts of a mixture work: columns layer, expert, share (of the tokens that come to it), weight (mean over
-    these, NaN for none), load (mean weight over all tokens, 1 when all experts have as much).
-
-    Raises ModelError for a layer that is one MLP.
-    """
-    hooks = [f"blocks.{layer}.mlp.hook_in" for layer in range(model.n_layers)]
-    weights, chosen = [Moments() for _ in hooks], [Density() for _ in hooks]
-    for batch in harvest(model, batches, hooks):
-        for layer, hook in enumerate(hooks):
-            routed = routing(model, layer, batch.activations[hook]).cpu()
-            weights[layer].update(routed)
-            chosen[layer].update(routed)
-    parts = []
-    for layer in range(model.n_layers):
-        mean, share = weights[layer].compute().mean, chosen[layer].compute()
-        columns = {"expert": torch.arange(len(mean)), "share": share, "weight": mean / share, "load": mean / mean.mean()}
-        parts.append(pd.DataFrame({name: column.numpy() for name, column in columns.items()}).assign(layer=layer))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _layer(model: Model, layer: int, found: Mapping[str, Triggers] | None) -> pd.DataFrame:
-    held = memories(model, layer)
+def _layer(model: Model, layer: int, found: Mapping[str, Triggers] | None, stack: str | None) -> pd.DataFrame:
+    held = memories(model, layer, stack=stack)
     matrices = _matrices(held)
     twin, twin_cosine = _twins(list(matrices.values()))
     columns: dict[str, object] = {"layer": layer, "neuron": np.arange(len(held.values))}
@@ -119,10 +95,11 @@ def _layer(model: Model, layer: int, found: Mapping[str, Triggers] | None) -> pd
         columns["gate_out_cosine"] = F.cosine_similarity(held.gates, held.values)
         columns["gate_in_cosine"] = F.cosine_similarity(held.gates, held.keys)
     columns |= {"twin": twin, "twin_cosine": twin_cosine}
-    pointed = readings(value_logits(model, layer))
-    columns |= {"confidence": pointed.confidence, "entropy": pointed.entropy, "kurtosis": pointed.kurtosis}
+    if stack != "encoder":
+        pointed = readings(value_logits(model, layer, stack=stack))
+        columns |= {"confidence": pointed.confidence, "entropy": pointed.entropy, "kurtosis": pointed.kurtosis}
     if found is not None:
-        fired = found[source(model, layer).name]
+        fired = found[source(model, layer, stack=stack).name]
         columns |= {
             "density": fired.density,
             "dead": fired.density == 0,

@@ -14,16 +14,17 @@ Must not know: tracing, figures, reports.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, ModelError
 from interp.mlp.memories import require_one_mlp
-from interp.mlp.recall import answer_probability, last_logits
+from interp.mlp.recall import answer_probability, asked_at, last_logits
 from interp.models.hooked import Edit, Model
 from interp.streaming import Covariance
 from interp.tasks.facts import Prompts
@@ -31,12 +32,16 @@ from interp.tasks.facts import Prompts
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A change of the values of one layer, W_out + left @ right; `relative_norm` is ‖change‖ / ‖W_out‖ (Frobenius)."""
+    """A change of the values of one layer, W_out + left @ right; `relative_norm` is ‖change‖ / ‖W_out‖ (Frobenius).
+
+    stack: of the layer, in encoder–decoders.
+    """
 
     layer: int
     left: Float[Tensor, "neuron fact"]
     right: Float[Tensor, "fact d_model"]
     relative_norm: float
+    stack: str | None = None
 
     @property
     def change(self) -> Float[Tensor, "neuron d_model"]:
@@ -49,7 +54,7 @@ class Rewrite:
         Raises ModelError for a model whose W_out cannot be written in place.
         """
         edited = Model.wrap(copy.deepcopy(model.bridge), tokenizer=model.tokenizer, name=f"{model.name} (edited)")
-        name = f"blocks.{self.layer}.mlp.W_out"
+        name = f"{require_one_mlp(model, self.layer, stack=self.stack)}.mlp.W_out"
         wanted = edited.weight(name) + self.change.to(model.weight(name))
         edited.weight(name).copy_(wanted)
         if not torch.equal(edited.weight(name), wanted):
@@ -75,17 +80,21 @@ def second_moment(rows: Iterable[Float[Tensor, "_ neuron"]]) -> Float[Tensor, "n
     return found.covariance + torch.outer(found.mean, found.mean)
 
 
-def subject_keys(model: Model, layer: int, contexts: Sequence[Prompts]) -> Float[Tensor, "fact neuron"]:
+def subject_keys(
+    model: Model, layer: int, contexts: Sequence[Prompts], *, stack: str | None = None, **beside: Any
+) -> Float[Tensor, "fact neuron"]:
     """k* of every fact: what the neurons do at the last subject token, the mean over contexts.
 
-    contexts: the same facts in the same order, after different prefixes or in different words.
+    contexts: the same facts in the same order, after different prefixes or in different words. beside: what the model takes
+    beside each of them (`mlp.recall`). The decoder of an encoder–decoder has no subject token: its key is what its neurons do
+    where the answer is asked.
     Raises ModelError for a model without MLPs or with mixtures of experts.
     """
-    require_one_mlp(model, layer)
+    hook = f"{require_one_mlp(model, layer, stack=stack)}.mlp.hook_post"
     _same_facts(contexts)
-    hook = f"blocks.{layer}.mlp.hook_post"
     found = [
-        model.run(asked.tokens, read=[hook]).activations[hook][torch.arange(len(asked)), asked.last_subject] for asked in contexts
+        model.run(asked.tokens, read=[hook], **beside).activations[hook][torch.arange(len(asked)), _key_at(asked, stack, beside)]
+        for asked in contexts
     ]
     return torch.stack(found).float().mean(0)
 
@@ -101,25 +110,28 @@ def target_values(
     keep_weight: float = 0.3,
     decay: float = 1e-3,
     max_norm: float = 6.0,
+    stack: str | None = None,
+    **beside: Any,
 ) -> Targets:
-    """v* of every fact: k* W plus the δ that makes the layer's output at the last subject token lead to the answer.
+    """v* of every fact: k* W plus the δ that makes the layer's output, where its key is, lead to the answer.
 
     δ minimises, by Adam, −log P(answer) as the mean over contexts, plus `keep_weight` times KL(before ‖ after) of what is
     answered to `keep` (prompts about the same subjects, in the same order), plus `decay` ‖δ‖²/‖v‖²; after every step it is
-    cut to `max_norm` ‖v‖. Rates are per root mean square of v.
+    cut to `max_norm` ‖v‖. Rates are per root mean square of v. stack, beside: as in `subject_keys`.
 
     Raises ModelError as `subject_keys`, ConfigError for contexts that do not hold the same facts.
     """
     _same_facts([*contexts, *keep])
-    values = subject_keys(model, layer, contexts) @ model.weight(f"blocks.{layer}.mlp.W_out").float()
+    block = require_one_mlp(model, layer, stack=stack)
+    values = subject_keys(model, layer, contexts, stack=stack, **beside) @ model.weight(f"{block}.mlp.W_out").float()
     size = values.norm(dim=-1, keepdim=True)
-    before = [last_logits(model, asked).log_softmax(-1) for asked in keep]
+    before = [last_logits(model, asked, **beside).log_softmax(-1) for asked in keep]
     theta = torch.zeros_like(values, requires_grad=True)
     optimizer = torch.optim.Adam([theta], lr=learning_rate)
 
     def answered(asked: Prompts, *, grad: bool) -> Tensor:
-        edit = _adding(layer, asked, theta * size / values.shape[1] ** 0.5)
-        return last_logits(model, asked, edits=[edit], grad=grad)
+        edit = _adding(f"{block}.hook_mlp_out", _key_at(asked, stack, beside), theta * size / values.shape[1] ** 0.5)
+        return last_logits(model, asked, edits=[edit], grad=grad, **beside)
 
     for _ in range(steps):
         loss = decay * theta.square().mean(1).sum()
@@ -174,13 +186,13 @@ def rewrite(
     ridge: float = 0.0,
     slack: float = 0.0,
     max_relative_norm: float = 2.0,
+    stack: str | None = None,
 ) -> Rewrite:
     """The edit of one layer by `least_change`.
 
     Raises ModelError as that does, and when the change is larger than `max_relative_norm` times ‖W_out‖.
     """
-    require_one_mlp(model, layer)
-    weight = model.weight(f"blocks.{layer}.mlp.W_out")
+    weight = model.weight(f"{require_one_mlp(model, layer, stack=stack)}.mlp.W_out")
     left, right = least_change(weight, keys, values, moment, ridge=ridge, slack=slack)
     relative = float((left @ right).norm() / weight.double().norm())
     if relative > max_relative_norm:
@@ -188,22 +200,26 @@ def rewrite(
             f"the edit would change W_out of layer {layer} by {relative:.2g} times its norm, more than "
             f"max_relative_norm={max_relative_norm:g}; ask for smaller values, fewer facts, or allow more"
         )
-    return Rewrite(layer, left, right, relative)
+    return Rewrite(layer, left, right, relative, stack)
 
 
-def unmoved(before: Model, after: Model, prompts: Prompts) -> Bool[Tensor, " example"]:
+def unmoved(before: Model, after: Model, prompts: Prompts, **beside: Any) -> Bool[Tensor, " example"]:
     """Whether the first choice is the same in both models: specificity, over prompts that an edit should leave alone."""
-    return last_logits(before, prompts).argmax(-1).cpu() == last_logits(after, prompts).argmax(-1).cpu()
+    first, second = (last_logits(model, prompts, **beside).argmax(-1).cpu() for model in (before, after))
+    return first == second
 
 
-def _adding(layer: int, prompts: Prompts, delta: Float[Tensor, "fact d_model"]) -> Edit:
-    rows, position = torch.arange(len(prompts)), prompts.last_subject
+def _key_at(prompts: Prompts, stack: str | None, beside: Mapping[str, Any]) -> Int[Tensor, " fact"]:
+    """The position whose key stands for each fact."""
+    return asked_at(prompts, beside) if stack == "decoder" else prompts.last_subject
 
+
+def _adding(hook: str, position: Int[Tensor, " fact"], delta: Float[Tensor, "fact d_model"]) -> Edit:
     def add(written: Tensor) -> Tensor:
-        written[rows, position] += delta.to(written.dtype)
+        written[torch.arange(len(position)), position] += delta.to(written.dtype)
         return written
 
-    return Edit(f"blocks.{layer}.hook_mlp_out", add)
+    return Edit(hook, add)
 
 
 def _regular(moment: Float[Tensor, "neuron neuron"], ridge: float) -> Float[Tensor, "neuron neuron"]:

@@ -56,14 +56,21 @@ def keep(table: Float[Tensor, "p *rest"], frequencies: Sequence[int]) -> Float[T
 
 
 def along_sum(values: Float[Tensor, "p p *rest"], frequencies: Sequence[int]) -> Float[Tensor, "p p *rest"]:
-    """The part of f(a, b) that lies along cos(w_k (a + b)) and sin(w_k (a + b)); 0 is the constant.
-
-    Nanda et al. 2023, §5.1: logits with nothing else give the restricted loss, logits without it the excluded loss.
-    """
+    """The part of f(a, b) that lies along cos(w_k (a + b)) and sin(w_k (a + b)); 0 is the constant."""
     p = len(values)
     a, b = torch.arange(p)[:, None], torch.arange(p)
     by_sum = values[a, (b - a) % p].mean(0)  # f(a, s − a), mean over a, for every sum s
     return keep(by_sum, frequencies)[(a + b) % p]
+
+
+def restricted(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> Float[Tensor, "p p p"]:
+    """Logits with nothing but the constant and these frequencies of a + b (Nanda et al. 2023, §5.1)."""
+    return along_sum(logits, [0, *frequencies])
+
+
+def excluded(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> Float[Tensor, "p p p"]:
+    """Logits without these frequencies of a + b (Nanda et al. 2023, §5.1)."""
+    return logits - along_sum(logits, frequencies)
 
 
 def amplitudes(logits: Float[Tensor, "p p p"]) -> Float[Tensor, " frequency"]:
@@ -82,6 +89,15 @@ def explained(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> flo
     p = len(logits)
     total = float((logits - logits.mean(2, keepdim=True)).double().square().sum())
     return float(amplitudes(logits)[[k - 1 for k in frequencies]].square().sum()) * p**3 / 2 / total
+
+
+def explained_unevenly(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> float:
+    """The same with a strength α_k(a, b) for every sum: what `explained` misses by how loud each answer is."""
+    p = len(logits)
+    a, b, c = torch.arange(p)[:, None, None], torch.arange(p)[:, None], torch.arange(p)
+    centred = (logits - logits.mean(2, keepdim=True)).double()
+    turned = basis(p)[1::2][:, (a + b - c) % p][[k - 1 for k in frequencies]]  # unit cosines of a + b − c
+    return float(torch.einsum("kabc,abc->kab", turned, centred).square().sum() / centred.square().sum())
 
 
 def neurons(activations: Float[Tensor, "p p neuron"]) -> tuple[Int[Tensor, " neuron"], Float[Tensor, " neuron"]]:

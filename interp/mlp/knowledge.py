@@ -9,7 +9,7 @@ Must not know: editing, figures, reports.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from torch import Tensor
 
 from interp.errors import ConfigError
 from interp.measurement import Measurement
+from interp.mlp import memories
 from interp.mlp.memories import require_one_mlp
-from interp.mlp.recall import answer_probability, last_logits, probability, require_known
+from interp.mlp.recall import answer_probability, asked_at, last_logits, probability, require_known
 from interp.mlp.subupdates import SubUpdates, scaled
 from interp.models.hooked import Edit, Model
 from interp.tasks.facts import Prompts
@@ -48,25 +49,27 @@ def attribute(
     at: Int[Tensor, " example"] | None = None,
     layers: Sequence[int] | None = None,
     steps: int = 20,
+    stack: str | None = None,
+    **beside: Any,
 ) -> Attributions:
     """Attr(w) = w ∫₀¹ ∂P(answer | αw)/∂w dα for the activations w of each layer's neurons at one position of each prompt.
 
     One layer at a time, all its neurons together, by the midpoint rule at α = (i + ½)/steps (Dai et al. take the right ends,
-    whose error is of first order). at: the positions whose neurons are asked; the last one of each prompt without it.
+    whose error is of first order). at: the positions whose neurons are asked; the last one of each prompt without it, and of
+    what the decoder is given for an encoder–decoder's decoder. beside: what the model takes beside the prompts (`mlp.recall`).
 
     Raises ModelError for a model without MLPs or with mixtures of experts, and for facts it does not know; ConfigError for no
     steps.
     """
     if steps < 1:
         raise ConfigError(f"steps={steps}: the integral needs 1 or more")
-    layers = range(model.n_layers) if layers is None else layers
-    for layer in layers:
-        require_one_mlp(model, layer)
-    require_known(model, prompts)
-    position = prompts.last if at is None else at
+    layers = memories.layers(model, stack) if layers is None else layers
+    blocks = [require_one_mlp(model, layer, stack=stack) for layer in layers]
+    require_known(model, prompts, **beside)
+    last = asked_at(prompts, beside) if stack == "decoder" else prompts.last
     values, residuals = [], []
-    for layer in layers:
-        attribution, explained = _integrate(model, prompts, layer, position, steps)
+    for block in blocks:
+        attribution, explained = _integrate(model, prompts, f"{block}.mlp.hook_post", last if at is None else at, steps, beside)
         values.append(attribution)
         residuals.append(attribution.sum(-1) - explained)
     coords: dict[str, Sequence[Any]] = {"layer": list(layers)}
@@ -113,19 +116,21 @@ def read_back(updates: SubUpdates, prompts: Prompts, *, top: int | None = None) 
     return (coefficient @ updates.values @ updates.unembedding).argmax(-1).cpu()
 
 
-def relative_change(model: Model, prompts: Prompts, neurons: Sequence[Neuron], *, factor: float) -> Measurement:
+def relative_change(
+    model: Model, prompts: Prompts, neurons: Sequence[Neuron], *, factor: float, stack: str | None = None, **beside: Any
+) -> Measurement:
     """(P after − P before) / P before of every answer when some neurons are multiplied: 0 silences them, 2 doubles them."""
-    before = probability(model, prompts)
-    after = probability(model, prompts, edits=scaled(model, neurons, factor))
+    before = probability(model, prompts, **beside)
+    after = probability(model, prompts, edits=scaled(model, neurons, factor, stack=stack), **beside)
     return Measurement("relative_change", ((after - before) / before).double().numpy(), ("example",))
 
 
 def _integrate(
-    model: Model, prompts: Prompts, layer: int, position: Int[Tensor, " example"], steps: int
+    model: Model, prompts: Prompts, hook: str, position: Int[Tensor, " example"], steps: int, beside: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "example neuron"], Float[Tensor, " example"]]:
-    """Attributions to the neurons of one layer, and what they should sum to."""
-    hook, rows = f"blocks.{layer}.mlp.hook_post", torch.arange(len(prompts))
-    whole = model.run(prompts.tokens, read=[hook]).activations[hook][rows, position]
+    """Attributions to the neurons at one hook, and what they should sum to."""
+    rows = torch.arange(len(prompts))
+    whole = model.run(prompts.tokens, read=[hook], **beside).activations[hook][rows, position]
 
     def at(share: float, *, grad: bool) -> tuple[Tensor, Tensor]:
         activation = (share * whole).requires_grad_(grad)
@@ -134,7 +139,8 @@ def _integrate(
             post[rows, position] = activation.to(post.dtype)
             return post
 
-        return activation, answer_probability(last_logits(model, prompts, edits=[Edit(hook, put)], grad=grad), prompts)
+        logits = last_logits(model, prompts, edits=[Edit(hook, put)], grad=grad, **beside)
+        return activation, answer_probability(logits, prompts)
 
     slopes = torch.zeros_like(whole, dtype=torch.float64)
     for step in range(steps):

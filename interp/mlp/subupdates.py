@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,10 +23,11 @@ from torch.nn import functional as F
 
 from interp.errors import ModelError
 from interp.measurement import Measurement
-from interp.mlp.memories import memories, require_neurons, source
+from interp.mlp.memories import layers, memories, require_layer, require_neurons, require_one_mlp, source
+from interp.mlp.readout import logits_of, readout, scale_of
 from interp.mlp.values import value_logits
 from interp.models.hooked import Edit, Model
-from interp.models.norms import folded, read_alone
+from interp.models.norms import read_alone
 
 CASES = ("residual", "agreement", "mlp", "composition")
 """Where the prediction after a layer comes from: see `composition`."""
@@ -84,16 +86,20 @@ class SubUpdates:
         return pd.DataFrame(rows)
 
 
-def sub_updates(model: Model, tokens: Int[Tensor, "batch pos"], layer: int) -> SubUpdates:
+def sub_updates(
+    model: Model, tokens: Int[Tensor, "batch _"], layer: int, *, stack: str | None = None, **beside: Any
+) -> SubUpdates:
     """Runs the model and takes one layer's contribution to the logits apart.
+
+    beside: what the model takes beside the tokens; an encoder–decoder, whose decoder's positions these are, decoder_input.
 
     Raises ModelError for a layer without MLP, for logits that are more than final norm and unembedding, and for an MLP whose
     output is changed on its way into the residual stream (as by a norm behind it).
     """
-    held, made, added = memories(model, layer), source(model, layer), f"blocks.{layer}.hook_mlp_out"
-    model.unembed(held.values[:1])  # raises where the head is more than that
-    normed = model.bridge.cfg.normalization_type is not None
-    run = model.run(tokens, read=[made.hook, added, *(["ln_final.hook_scale"] if normed else [])], logits=True)
+    held, made = memories(model, layer, stack=stack), source(model, layer, stack=stack)
+    added, read = f"{require_layer(model, layer, stack=stack)}.hook_mlp_out", readout(model, stack=stack)
+    last = f"{require_layer(model, layers(model, stack)[-1], stack=stack)}.hook_resid_post"
+    run = model.run(tokens, read=[made.hook, added, last], **beside)
     coefficient = made.activations(run.activations[made.hook]).float()
     bias = torch.zeros_like(held.values[0]) if held.bias is None else held.bias
     output = run.activations[added].float()
@@ -101,12 +107,12 @@ def sub_updates(model: Model, tokens: Int[Tensor, "batch pos"], layer: int) -> S
         raise ModelError(
             f"{model.name} changes what the MLP of layer {layer} writes before it is added; sub-updates do not sum up"
         )
-    unembedding = folded(model, "ln_final", model.W_U.float()) if normed else model.W_U.float()
-    scale = run.activations["ln_final.hook_scale"][..., 0].float() if normed else torch.ones(tokens.shape)
-    return SubUpdates(coefficient, held.values, bias, unembedding, scale)
+    return SubUpdates(coefficient, held.values, bias, read.matrix, scale_of(model, read, run.activations[last]).float())
 
 
-def composition(model: Model, tokens: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]) -> Measurement:
+def composition(
+    model: Model, tokens: Int[Tensor, "batch _"], where: Bool[Tensor, "batch pos"], *, stack: str | None = None, **beside: Any
+) -> Measurement:
     """How each layer's prediction comes about (Geva et al. 2021, section 5): Measurement(property, layer, example), 0 or 1.
 
     An example is a position in `where`, row by row. With "prediction" for the first token that a part of the stream says
@@ -119,21 +125,22 @@ def composition(model: Model, tokens: Int[Tensor, "batch pos"], where: Bool[Tens
         mlp          the stream after predicts what the MLP does, and did not before
         composition  the stream after predicts what neither said
 
-    The last four exclude each other and cover all. Raises ModelError as `sub_updates` does.
+    The last four exclude each other and cover all. `beside` as in `sub_updates`, and ModelError as there.
     """
-    layers = range(model.n_layers)
-    sources = [source(model, layer) for layer in layers]
+    there, read = layers(model, stack), readout(model, stack=stack)
+    sources = [source(model, layer, stack=stack) for layer in there]
+    blocks = [require_layer(model, layer, stack=stack) for layer in there]
     points = [
-        (each.hook, f"blocks.{layer}.hook_mlp_out", f"blocks.{layer}.hook_resid_post")
-        for layer, each in zip(layers, sources, strict=True)
+        (each.hook, f"{block}.hook_mlp_out", f"{block}.hook_resid_post") for block, each in zip(blocks, sources, strict=True)
     ]
-    run = model.run(tokens, read=[hook for each in points for hook in each], logits=True)
+    run = model.run(tokens, read=[hook for each in points for hook in each], logits=True, **beside)
     final = run.logits[where].argmax(-1)
-    values = np.empty((2 + len(CASES), model.n_layers, len(final)))
+    values = np.empty((2 + len(CASES), len(there), len(final)))
     for layer, (made, names) in enumerate(zip(sources, points, strict=True)):
         seen, written, after = (run.activations[name][where] for name in names)
-        firsts = value_logits(model, layer).argmax(-1)
-        own, before, now = _first_alone(model, written), _first(model, after - written), _first(model, after)
+        firsts = value_logits(model, layer, stack=stack).argmax(-1)
+        own = (read_alone(model, written) @ read.matrix.to(written)).argmax(-1)  # as `value_logits` reads values
+        before, now = (logits_of(model, read, residual).argmax(-1) for residual in (after - written, after))
         intersects = ((firsts == own[:, None]) & (made.activations(seen) > 0)).any(-1)
         cases = [
             (now == before) & (now != own),
@@ -146,18 +153,16 @@ def composition(model: Model, tokens: Int[Tensor, "batch pos"], where: Bool[Tens
     return Measurement("composition", values, ("property", "layer", "example"), coords={"property": names})
 
 
-def scaled(model: Model, neurons: Sequence[tuple[int, int]], factor: float) -> list[Edit]:
+def scaled(model: Model, neurons: Sequence[tuple[int, int]], factor: float, *, stack: str | None = None) -> list[Edit]:
     """Edits that multiply the coefficients of some neurons, (layer, neuron), at every position: 0 takes their values out.
 
     Raises ModelError for neurons that are not there, and for mixtures of experts, whose neurons have no hook of their own.
     """
     edits = []
     for layer in sorted({layer for layer, _ in neurons}):
-        made, chosen = source(model, layer), [neuron for each, neuron in neurons if each == layer]
-        if made.name != made.hook:
-            raise ModelError(f"layer {layer} of {model.name} is a mixture of experts, whose neurons cannot be edited one by one")
-        require_neurons(model, layer, chosen)
-        edits.append(Edit(made.hook, _multiplied(chosen, factor)))
+        block, chosen = require_one_mlp(model, layer, stack=stack), [neuron for each, neuron in neurons if each == layer]
+        require_neurons(model, layer, chosen, stack=stack)
+        edits.append(Edit(f"{block}.mlp.hook_post", _multiplied(chosen, factor)))
     return edits
 
 
@@ -175,15 +180,16 @@ class Steering:
 
 def steering(
     model: Model,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Int[Tensor, "batch _"],
     edits: Sequence[Edit],
     *,
     target: int,
     meant: Bool[Tensor, "batch pos"],
     others: Bool[Tensor, "batch pos"],
+    **beside: Any,
 ) -> Steering:
-    """The effect of edits on one token at some positions, and the side effects at others."""
-    before, after = (model.run(tokens, edits=each).logits.log_softmax(-1) for each in ((), edits))
+    """The effect of edits on one token at some positions of the logits, and the side effects at others."""
+    before, after = (model.run(tokens, edits=each, **beside).logits.log_softmax(-1) for each in ((), edits))
     kl = F.kl_div(after[others], before[others], log_target=True, reduction="none").sum(-1)
     return Steering((after - before)[meant][:, target], kl)
 
@@ -194,16 +200,6 @@ def _multiplied(chosen: list[int], factor: float):
         return values
 
     return apply
-
-
-def _first(model: Model, residual: Float[Tensor, "example d_model"]) -> Int[Tensor, " example"]:
-    """The first token of a residual stream."""
-    return model.unembed(residual).argmax(-1)
-
-
-def _first_alone(model: Model, written: Float[Tensor, "example d_model"]) -> Int[Tensor, " example"]:
-    """The first token of something that was written to the residual stream, as `value_logits` reads values."""
-    return (read_alone(model, written) @ folded(model, "ln_final", model.W_U.to(written))).argmax(-1)
 
 
 def _words(logits: Float[Tensor, " d_vocab"], vocabulary: Sequence[str], n: int) -> str:

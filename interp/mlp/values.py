@@ -17,28 +17,31 @@ from torch import Tensor
 from interp.errors import ConfigError
 from interp.mlp.keys import Triggers
 from interp.mlp.memories import memories
+from interp.mlp.readout import readout
 from interp.models.hooked import Model
-from interp.models.norms import folded, read_alone
+from interp.models.norms import read_alone
 from interp.text.labelled import LabelledText
 
 
-def value_logits(model: Model, layer: int) -> Float[Tensor, "neuron d_vocab"]:
+def value_logits(model: Model, layer: int, *, stack: str | None = None) -> Float[Tensor, "neuron d_vocab"]:
     """What each value vector alone says about the next token: v through the final norm and the unembedding.
 
     v is normalised as if it stood alone in the residual stream, so readings of long and short values compare; biases are
     left out, since they are the same for every neuron, and the mean over the vocabulary too, since the softmax ignores it.
 
-    Raises ModelError for a layer without MLP, and for models whose logits are more than final norm and unembedding.
+    Raises ModelError for a layer without MLP, for models whose logits are more than final norm and unembedding, and for the
+    encoder of an encoder–decoder, which writes none.
     """
-    values = read_alone(model, memories(model, layer).values)
-    model.unembed(values[:1])  # raises where this would not be the model's own reading
-    logits = values @ folded(model, "ln_final", model.W_U.float())
+    values = read_alone(model, memories(model, layer, stack=stack).values)
+    logits = values @ readout(model, stack=stack).matrix
     return logits - logits.mean(-1, keepdim=True)
 
 
-def value_tokens(model: Model, layer: int, *, top: int = 10) -> tuple[Int[Tensor, "neuron top"], Int[Tensor, "neuron top"]]:
+def value_tokens(
+    model: Model, layer: int, *, top: int = 10, stack: str | None = None
+) -> tuple[Int[Tensor, "neuron top"], Int[Tensor, "neuron top"]]:
     """The tokens that each neuron of a layer promotes and suppresses most, strongest first, by `value_logits`."""
-    logits = value_logits(model, layer)
+    logits = value_logits(model, layer, stack=stack)
     return logits.topk(top, dim=1).indices, (-logits).topk(top, dim=1).indices
 
 

@@ -8,6 +8,7 @@ from planted import memory
 
 from interp.errors import ConfigError
 from interp.mlp import associative
+from interp.superposition import coherence
 
 
 def pair(n: int, d: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +39,7 @@ def test_orthogonal_keys_are_read_exactly_by_every_memory() -> None:
 
 def test_the_mlp_memory_is_exact_at_the_coherence_of_its_keys_and_not_below() -> None:
     keys, values = pair(128, 32)
-    at = associative.coherence(keys)
+    at = coherence(keys.numpy())
     torch.testing.assert_close(associative.fire(keys, keys, values, threshold=at), values, atol=1e-5, rtol=0)
     assert associative.error(associative.fire(keys, keys, values, threshold=at - 0.1), values).max() > 1e-4
 
@@ -73,21 +74,11 @@ def test_linear_memories_confuse_crowded_keys_and_the_others_do_not() -> None:
     assert shares["linear"] < 0.5 and shares["attention"] == shares["mlp"] == 1
 
 
-def test_no_keys_are_less_coherent_than_welchs_bound_and_a_simplex_reaches_it() -> None:
-    for n in (33, 64, 256):
-        assert associative.coherence(associative.unit_vectors(n, 32, seed=n)) > associative.welch_bound(n, 32)
-    simplex = torch.eye(5) - 0.2
-    assert associative.coherence(simplex) == pytest.approx(associative.welch_bound(5, 4), abs=1e-6)
-    assert associative.welch_bound(8, 16) == 0
-
-
 def test_bad_sizes_are_told() -> None:
     keys, values = pair(4, 8)
     with pytest.raises(ConfigError, match="temperature=0 must be above 0"):
         associative.attend(keys, keys, values, temperature=0.0)
     with pytest.raises(ConfigError, match="threshold=1 silences every neuron; use one below 1"):
         associative.fire(keys, keys, values, threshold=1.0)
-    with pytest.raises(ConfigError, match="1 keys have no coherence; give 2 or more"):
-        associative.coherence(keys[:1])
     with pytest.raises(ConfigError, match="no rule 'delta'; choose from hebbian, least_squares"):
         associative.expected_error(4, 8, rule="delta")

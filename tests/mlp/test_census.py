@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from mlp_cases import batch_of, model_of, tokens
+from model_shapes import case_of
 
+from interp.activations import TokenPairs
 from interp.errors import ModelError
-from interp.mlp.census import census, expert_usage, spectrum, summary
+from interp.mlp.census import census, spectrum, summary
 from interp.mlp.keys import triggers
-from interp.mlp.memories import activations, memories, routing
+from interp.mlp.memories import activations, memories
 from interp.models.hooked import Model
 
 WIDE = {"d_model": 64, "d_head": 16, "n_heads": 4, "n_layers": 1, "n_ctx": 16, "d_vocab": 100, "d_mlp": 256, "act_fn": "relu"}
@@ -26,6 +28,18 @@ def test_every_kind_of_mlp_has_a_census_of_all_its_neurons(kind):
     assert ("gate_norm" in table, "expert" in table) == (kind in ("gated", "mixtral"), kind == "mixtral")
     assert table.density.between(0, 1).all()
     assert summary(table).neurons.sum() == len(table)
+
+
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_each_stack_has_a_census_of_its_own_and_readings_where_it_writes_logits(stack):
+    case = case_of("t5")
+    pair = TokenPairs.of(case.tokens, case.beside["decoder_input"])
+    table = census(case.model, triggers(activations(case.model, [pair], stack=stack)), stack=stack)
+    assert len(table) == 2 * 32 and not table.isna().any().any()
+    assert ("confidence" in table) == ("kurtosis" in summary(table)) == (stack == "decoder")
+    values = memories(case.model, 1, stack=stack).values
+    np.testing.assert_allclose(table.value_norm[32:], values.norm(dim=1), rtol=1e-6)
+    assert set(spectrum(case.model, stack=stack).layer) == {0, 1}
 
 
 def planted() -> Model:
@@ -77,20 +91,6 @@ def test_random_weights_have_the_spectrum_of_random_weights_and_planted_ones_do_
     planted = spectrum(model)
     first = planted[(planted.matrix == "value") & (planted.component == 1)].iloc[0]
     assert first.value > 4 * first.random
-
-
-def test_the_usage_of_experts_is_that_of_the_router():
-    model, batches = model_of("mixtral"), [batch_of(tokens()[:1]), batch_of(tokens()[1:])]
-    usage = expert_usage(model, batches)
-    assert usage.groupby("layer").share.sum().tolist() == pytest.approx([2, 2])  # of four experts two work for each token
-    assert usage.groupby("layer").load.mean().tolist() == pytest.approx([1, 1])
-    x = model.run(tokens(), read=["blocks.1.mlp.hook_in"]).activations["blocks.1.mlp.hook_in"].flatten(0, 1)
-    weights = routing(model, 1, x)
-    last = usage[usage.layer == 1]
-    np.testing.assert_allclose(last.share, (weights > 0).double().mean(0))
-    np.testing.assert_allclose(last.weight * last.share, weights.mean(0), rtol=1e-5)
-    with pytest.raises(ModelError, match="layer 0 of gelu is one MLP, not a mixture of experts, and routes nothing"):
-        expert_usage(model_of("gelu"), batches)
 
 
 def test_a_model_without_mlps_is_refused():

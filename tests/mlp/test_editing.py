@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from edge_cases import shaken
 from model_shapes import case_of
 from planted import memory, small_world, world_model
 
@@ -132,6 +135,26 @@ def test_edits_reach_the_weights_of_every_family(shape: str) -> None:
     assert model.fingerprint == before
 
 
+@pytest.mark.parametrize(("shape", "stack"), [("bart", "encoder"), ("t5", "decoder")])
+def test_an_edit_of_either_stack_makes_an_encoder_decoder_answer_anew(shape: str, stack: str) -> None:
+    """A fact at a time, other tokens' keys left alone; the opposite change does not."""
+    model, case = shaken(shape), case_of(shape)
+    subject = torch.zeros_like(case.tokens, dtype=torch.bool)
+    subject[:, 3] = True
+    logits = model.run(case.tokens, **case.beside).logits[:, -1]
+    wanted = logits.topk(2).indices[:, 1]
+    asked = Prompts(case.tokens, subject, torch.tensor([6, 6]), wanted)[:1]
+    beside = {"decoder_input": case.beside["decoder_input"][:1]}
+    assert not recall.is_first(model, asked, **beside)
+    keys = editing.subject_keys(model, 0, [asked], stack=stack, **beside)
+    targets = editing.target_values(model, 0, [asked], steps=20, max_norm=30.0, stack=stack, **beside)
+    hook = f"{stack}_blocks.0.mlp.hook_post"
+    moment = editing.second_moment([model.run(asked.tokens, read=[hook], **beside).activations[hook][0]])
+    change = editing.rewrite(model, 0, keys, targets.values, moment, ridge=1e-3, max_relative_norm=100, stack=stack)
+    assert recall.is_first(change.apply(model), asked, **beside)
+    assert not recall.is_first(replace(change, right=-change.right).apply(model), asked, **beside)
+
+
 def test_singular_moments_are_refused_with_their_rank_and_a_ridge_mends_them() -> None:
     weight, rows = drawn(12, 5, seed=2), drawn(8, 12)
     key, value = drawn(1, 12, seed=3), drawn(1, 5, seed=4)
@@ -166,7 +189,7 @@ def test_an_edit_that_blows_up_the_norm_is_refused_and_nothing_is_changed() -> N
 
 def test_models_without_one_mlp_per_layer_and_uneven_contexts_are_refused() -> None:
     prompts = memory().prompts
-    with pytest.raises(ModelError, match="layer 0 of mixtral is a mixture of experts, whose neurons have no hook and no W_out"):
+    with pytest.raises(ModelError, match="layer 0 of mixtral is a mixture of experts, whose neurons do not share one hook"):
         editing.subject_keys(case_of("mixtral").model, 0, [prompts])
     with pytest.raises(ModelError, match="has no MLPs"):
         editing.subject_keys(case_of("attention-only").model, 0, [prompts])

@@ -91,6 +91,25 @@ def test_explained_is_that_of_least_squares(noise: torch.Tensor) -> None:
     assert fourier.explained(noise, [1, 3]) == pytest.approx(float(fitted.square().sum() / centred.square().sum()))
 
 
+def test_uneven_strengths_explain_what_one_strength_cannot() -> None:
+    even = wave(2, A + B - C)
+    uneven = even * (1 + A)
+    assert fourier.explained_unevenly(even, [2]) == pytest.approx(1)
+    assert fourier.explained_unevenly(uneven, [2]) == pytest.approx(1)
+    mean, squares = (1 + A).double().mean(), (1 + A).double().square().mean()
+    assert fourier.explained(uneven, [2]) == pytest.approx(float(mean**2 / squares))
+    assert fourier.explained_unevenly(uneven, [1]) == pytest.approx(0, abs=1e-9)
+
+
+def test_restricted_and_excluded_logits_share_out_all_but_the_constant(noise: torch.Tensor) -> None:
+    constant = noise.mean((0, 1))
+    torch.testing.assert_close(fourier.restricted(noise, [1, 4]) + fourier.excluded(noise, [1, 4]), noise + constant)
+    logits = wave(2, A + B - C)
+    torch.testing.assert_close(fourier.restricted(logits, [2]), logits)
+    torch.testing.assert_close(fourier.excluded(logits, [2]), torch.zeros_like(logits))
+    torch.testing.assert_close(fourier.excluded(logits, [1, 3]), logits)
+
+
 def test_a_neuron_of_one_frequency_is_known_by_it() -> None:
     a, b = A[..., 0], C[None]
     activations = torch.stack(

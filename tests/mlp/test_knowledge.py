@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from edge_cases import shaken
 from model_shapes import case_of
 from planted import memory, small_world, world_model
 
@@ -52,6 +55,34 @@ def test_attributions_sum_to_what_silencing_the_layer_costs(random_model: Model)
     lost = recall.probability(random_model, prompts) - cut
     np.testing.assert_allclose(found.values.values.sum((1, 2)), lost.numpy(), atol=1e-4)
     assert found.values.dims == ("example", "layer", "neuron") and found.values.coords["layer"] == [0]
+
+
+@pytest.mark.parametrize(("shape", "stack"), [("bart", "encoder"), ("vaswani-pre", "decoder")])
+def test_in_both_stacks_attributions_sum_to_what_silencing_the_layer_costs(shape: str, stack: str) -> None:
+    """Sources of one token and one token of target: a layer of neurons has one place there, so all of it can be silenced."""
+    model, tokens = shaken(shape), case_of(shape).tokens[:, :1]
+    beside: dict[str, Any] = {"decoder_input": torch.tensor([[5], [6]])}
+    answer = model.run(tokens, **beside).logits[:, -1].argmax(-1)
+    prompts = Prompts(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.zeros(2, dtype=torch.long), answer)
+    found = knowledge.attribute(model, prompts, layers=[1], steps=32, stack=stack, **beside)
+    width = found.values.values.shape[2]
+    change = knowledge.relative_change(model, prompts, [(1, i) for i in range(width)], factor=0.0, stack=stack, **beside)
+    lost = -change.values * recall.probability(model, prompts, **beside).numpy()
+    assert np.abs(lost).max() > 1e-3
+    np.testing.assert_allclose(found.values.values.sum((1, 2)), lost, atol=0.02 * np.abs(lost).max() + 1e-4)
+
+
+def test_a_decoders_neurons_are_asked_where_the_answer_is_and_an_encoders_at_the_prompts_last_token() -> None:
+    case = case_of("t5")
+    last, answer = torch.tensor([6, 4]), case.run().logits[:, -1].argmax(-1)
+    prompts = Prompts(case.tokens, torch.ones_like(case.tokens, dtype=torch.bool), last, answer)
+    for stack, at in (("decoder", torch.tensor([4, 4])), ("encoder", last)):
+        plain, named = (
+            knowledge.attribute(case.model, prompts, at=place, layers=[0], steps=2, stack=stack, **case.beside)
+            for place in (None, at)
+        )
+        np.testing.assert_array_equal(plain.values.values, named.values.values)
+        assert np.abs(plain.values.values).max() > 0
 
 
 def test_the_error_of_the_integral_falls_with_the_square_of_the_steps() -> None:
@@ -117,3 +148,16 @@ def test_recall_reads_each_prompt_at_its_own_last_token(random_model: Model) -> 
     torch.testing.assert_close(recall.probability(random_model, short), recall.probability(random_model, cut))
     silent = scaled(random_model, [(layer, neuron) for layer in (0, 1) for neuron in range(24)], 0.0)
     assert not torch.allclose(recall.probability(random_model, prompts), recall.probability(random_model, prompts, edits=silent))
+
+
+@pytest.mark.parametrize("shape", ["bart", "vaswani-pre"])
+def test_a_decoder_answers_after_the_last_token_of_its_input_that_is_not_padding(shape: str) -> None:
+    case = case_of(shape)
+    prompts = Prompts(case.tokens, torch.ones_like(case.tokens, dtype=torch.bool), torch.tensor([6, 6]), torch.tensor([7, 8]))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    padded = recall.probability(case.model, prompts, **case.beside, decoder_attention_mask=mask)
+    for row, length in ((0, 3), (1, 5)):
+        alone = recall.probability(
+            case.model, prompts[row : row + 1], decoder_input=case.beside["decoder_input"][row : row + 1, :length]
+        )
+        torch.testing.assert_close(padded[row], alone[0])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from mlp_cases import model_of, tokens
+from model_shapes import case_of
 
 from interp.errors import ModelError
+from interp.mlp.memories import STACKS
 from interp.mlp.subupdates import CASES, composition, scaled, steering, sub_updates
 from interp.models.hooked import Edit, Model
 
@@ -25,7 +27,7 @@ def frozen_logits(model: Model, residual: torch.Tensor, scale: torch.Tensor) -> 
     return (centred / scale * norm.weight) @ model.W_U
 
 
-@pytest.mark.parametrize("kind", ["gelu", "relu", "solu", "gated", "no norms", "gpt2", "llama", "neox", "mixtral"])
+@pytest.mark.parametrize("kind", ["gelu", "relu", "solu", "gated", "no norms", "gpt2", "llama", "neox", "mixtral", "qwen2moe"])
 def test_sub_updates_sum_to_what_the_mlp_adds_to_every_logit(kind):
     model, t = model_of(kind), tokens()
     found = sub_updates(model, t, 1)
@@ -38,6 +40,51 @@ def test_sub_updates_sum_to_what_the_mlp_adds_to_every_logit(kind):
     torch.testing.assert_close(total, added, rtol=1e-4, atol=1e-5)
     single = found.logits(1, 3, range(len(found.values))).sum(0) + found.bias @ found.unembedding / found.scale[1, 3]
     torch.testing.assert_close(single, total[1, 3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["t5", "vaswani-pre"])
+def test_sub_updates_of_a_decoder_beside_an_encoder_sum_to_what_its_last_mlp_adds(kind):
+    """Held against a run without that MLP: logits are n(x) σ read alike, so σ·logits differ by what it adds, in its logits."""
+    case, block = case_of(kind), "decoder_blocks.1"
+    found = sub_updates(case.model, case.tokens, 1, stack="decoder", **case.beside)
+    without = [Edit(f"{block}.hook_mlp_out", torch.zeros_like)]
+    last = f"{block}.hook_resid_post"
+    whole, rest = (case.run(read=[last], edits=edits, logits=True) for edits in ([], without))
+    sigma = [_sigma(run.activations[last], kind) for run in (whole, rest)]
+    constant = case.model.apply("decoder_ln_final", torch.zeros(1, 1, 16)) @ case.model.W_U
+    difference = sigma[0] * (whole.logits - constant) - sigma[1] * (rest.logits - constant)
+    total = torch.stack([torch.stack([found.total(row, pos) for pos in range(5)]) for row in range(2)])
+    torch.testing.assert_close(total * found.scale[..., None], difference, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found.scale, sigma[0][..., 0], rtol=1e-4, atol=1e-5)
+
+
+def _sigma(x: torch.Tensor, kind: str) -> torch.Tensor:
+    centred = x if kind == "t5" else x - x.mean(-1, keepdim=True)
+    return centred.square().mean(-1, keepdim=True).sqrt()
+
+
+@pytest.mark.parametrize("kind", ["t5", "vaswani-pre"])
+def test_composition_of_a_decoder_beside_an_encoder_is_told_by_the_logits(kind):
+    case = case_of(kind)
+    found = composition(case.model, case.tokens, torch.ones(2, 5, dtype=torch.bool), stack="decoder", **case.beside)
+    block = "decoder_blocks.1"
+    run = case.run(edits=[Edit(f"{block}.hook_mlp_out", torch.zeros_like)])
+    same = run.logits.argmax(-1) == case.run().logits.argmax(-1)
+    assert found.sel(property="saturated", layer=1).values.tolist() == same.flatten().double().tolist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "stack", "fault"),
+    [
+        ("t5", "encoder", 'the encoder of t5 writes no logits; read what the decoder writes: stack="decoder"'),
+        ("bart", "decoder", "the logits of bart are not just its final norm and unembedding; use run"),
+        ("vaswani", "decoder", "the logits of vaswani are not just its final norm and unembedding; use run"),
+    ],
+)
+def test_stacks_whose_stream_no_logits_read_are_refused(kind, stack, fault):
+    case = case_of(kind)
+    with pytest.raises(ModelError, match=fault):
+        sub_updates(case.model, case.tokens, 0, stack=stack, **case.beside)
 
 
 def test_a_sub_update_is_what_taking_the_memory_out_takes_away():
@@ -131,10 +178,21 @@ def test_scaling_several_neurons_of_two_layers_equals_editing_them_by_hand():
     assert torch.equal(model.run(t, edits=edits).logits, model.run(t, edits=by_hand).logits)
 
 
+def test_neurons_of_both_stacks_are_scaled_at_their_own_hooks():
+    case = case_of("t5")
+    for stack in STACKS:
+        (edit,) = scaled(case.model, [(1, 3)], 0.0, stack=stack)
+        assert edit.hook == f"{stack}_blocks.1.mlp.hook_post"
+        assert not torch.equal(case.run(edits=[edit]).logits, case.run().logits)
+    nothing = torch.zeros(2, 5, dtype=torch.bool)
+    found = steering(case.model, case.tokens, [edit], target=9, meant=~nothing, others=nothing, **case.beside)
+    assert found.effect.shape == (10,) and (found.effect != 0).any()
+
+
 def test_what_cannot_be_taken_apart_or_edited_is_refused():
     with pytest.raises(ModelError, match="no neuron 1.40 in gelu; neurons of a layer are 0 to 39"):
         scaled(model_of("gelu"), [(1, 40)], 0.0)
-    with pytest.raises(ModelError, match="layer 0 of mixtral is a mixture of experts, whose neurons cannot be edited one by one"):
+    with pytest.raises(ModelError, match="layer 0 of mixtral is a mixture of experts, whose neurons do not share one hook"):
         scaled(model_of("mixtral"), [(0, 0)], 0.0)
     with pytest.raises(ModelError, match="attention-only has no MLPs"):
         sub_updates(model_of("attention-only"), tokens(), 0)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from edge_cases import shaken
+from model_shapes import case_of
 from planted import memory, small_world, world_model
 
 from interp.errors import ConfigError, ModelError
@@ -62,6 +64,45 @@ def test_a_window_over_all_layers_brings_back_at_least_what_one_layer_does() -> 
     late = {"layer": 0, "role": "last"}
     assert both.sel(**late).values == pytest.approx(one.sel(layer=1, role="last").values, abs=1e-5)
     assert both.sel(**late).values > one.sel(**late).values + 0.3
+
+
+def asked_of(shape: str, source: int, target: int) -> tuple[Model, Prompts, dict]:
+    """A random encoder–decoder, with prompts whose subject is their first token and whose answers are what it says."""
+    case, model = case_of(shape), shaken(shape)
+    tokens, beside = case.tokens[:, :source], {"decoder_input": case.beside["decoder_input"][:, :target]}
+    subject = torch.zeros_like(tokens, dtype=torch.bool)
+    subject[:, 0] = True
+    answer = model.run(tokens, **beside).logits[:, -1].argmax(-1)
+    return model, Prompts(tokens, subject, torch.full((2,), source - 1), answer), beside
+
+
+@pytest.mark.parametrize("shape", ["t5", "bart", "vaswani-pre"])
+def test_all_that_one_target_token_knows_of_the_source_passes_its_cross_attention(shape: str) -> None:
+    """Put back in every layer it regains the answer; in one it does not, nor does what the encoder made of another token."""
+    model, prompts, beside = asked_of(shape, source=3, target=1)
+    every, one = (
+        tracing.trace(model, prompts, state="cross-attention", window=window, samples=2, stack="decoder", **beside)
+        for window in (4, 1)
+    )
+    lost = every.clean.values - every.corrupted.values
+    assert lost.max() > 0.02
+    torch.testing.assert_close(every.effect.sel(layer=1, role="last").values, lost, rtol=1e-4, atol=1e-5)
+    assert abs(one.effect.sel(layer=0, role="last").values - lost).max() > 1e-3
+    encoder = tracing.trace(model, prompts, state="hidden", window=4, samples=2, stack="encoder", **beside)
+    assert abs(encoder.effect.sel(layer=1, role="last").values - lost).max() > 1e-3
+
+
+@pytest.mark.parametrize("shape", ["bart", "vaswani"])
+def test_the_only_source_token_put_back_in_the_encoder_regains_the_answer(shape: str) -> None:
+    model, prompts, beside = asked_of(shape, source=1, target=4)
+    found = tracing.trace(model, prompts, state="hidden", samples=2, stack="encoder", **beside)
+    assert list(found.effect.coords["role"]) == ["last"]
+    lost = found.clean.values - found.corrupted.values
+    assert lost.max() > 0.02
+    for layer in (0, 1):
+        torch.testing.assert_close(found.effect.sel(layer=layer, role="last").values, lost, rtol=1e-4, atol=1e-5)
+    decoder = tracing.trace(model, prompts, samples=1, stack="decoder", **beside)
+    assert list(decoder.effect.coords["role"]) == ["further", "last"]
 
 
 def test_without_noise_on_the_subject_nothing_is_lost_and_seeds_repeat() -> None:

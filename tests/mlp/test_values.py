@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from mlp_cases import model_of, text_of
+from model_shapes import case_of
 
 from interp.errors import ConfigError, ModelError
 from interp.mlp.keys import Triggers
@@ -24,6 +25,18 @@ def test_value_logits_are_the_logits_of_a_residual_stream_that_is_the_value(kind
     alone = Edit("blocks.1.hook_resid_post", lambda residual: (1e4 * values)[:, None].expand_as(residual))
     logits = model.run(tokens, edits=[alone], logits=True).logits[:, -1]
     torch.testing.assert_close(value_logits(model, 1), logits - logits.mean(-1, keepdim=True), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["t5", "vaswani-pre"])
+def test_values_of_a_decoder_beside_an_encoder_are_read_as_its_last_residual_stream_is(kind):
+    case = case_of(kind)
+    values = memories(case.model, 1, stack="decoder").values
+    tokens = torch.zeros(len(values), 2, dtype=torch.long)
+    alone = Edit("decoder_blocks.1.hook_resid_post", lambda residual: (1e4 * values)[:, None].expand_as(residual))
+    logits = case.model.run(tokens, decoder_input=tokens, edits=[alone], logits=True).logits[:, -1]
+    found = value_logits(case.model, 1, stack="decoder")
+    torch.testing.assert_close(found, logits - logits.mean(-1, keepdim=True), rtol=1e-3, atol=1e-4)
+    assert torch.equal(value_tokens(case.model, 1, top=3, stack="decoder")[0], found.argsort(dim=1, descending=True)[:, :3])
 
 
 def test_value_tokens_are_the_ends_of_the_reading():

@@ -39,6 +39,9 @@ class FakeModel:
         }
         return SimpleNamespace(activations={name: known[name] for name in read})
 
+    def probe_inputs(self):
+        raise AssertionError("a decoder's rows are its tokens: there is nothing to probe")
+
 
 def token_batch(rows: int = 2, context: int = 8, *, first_document: int = 0, padding: int = 0) -> TokenBatch:
     """BOS and then one document per row; the last `padding` tokens of the last row are padding."""
