@@ -6,9 +6,14 @@ this input, the logit along u = W_U[:, answer], or along a difference of two suc
 
     Σ_c c·r + b·u + b_U        with r = P(g ∘ u) / σ(x)
 
-(Elhage et al. 2021, "A Mathematical Framework"). A log-probability is the logit less log Σ exp of all logits, the softmax's
-part. No weight is rewritten, and every table is checked to add up before it is returned. It tells what a part writes itself;
-what it does through later parts is not in it.
+(Elhage et al. 2021, "A Mathematical Framework"). Where the stream is normed after each sum (post-LN), what a part writes goes
+through every norm that follows, each frozen likewise: from the last to the first, r ← P(g ∘ r) / σ, and each norm's bias adds
+b·r. What the unembedding reads may be scaled once more (T5: by d_model^-½ where embeddings are tied); r is, too.
+A log-probability is the logit less log Σ exp of all logits, the softmax's part.
+
+In an encoder–decoder, the stream is the decoder's: cross-attention writes into it what it read of the source, and the encoder
+itself nothing. No weight is rewritten, and every table is checked to add up before it is returned. It tells what a part writes
+itself; what it does through later parts is not in it.
 
 Must not know: figures, reports.
 """
@@ -17,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -24,7 +30,7 @@ from torch import Tensor
 
 from interp.errors import ModelError
 from interp.measurement import Measurement
-from interp.models.anatomy import anatomy
+from interp.models.anatomy import Stream, Sublayer, anatomy
 from interp.models.hooked import Model
 from interp.models.norms import gain, takes_mean_out
 from interp.models.runs import Run
@@ -46,82 +52,112 @@ class Question:
     log_probability: bool = False
 
 
-def by_component(model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32) -> Measurement:
+def by_component(
+    model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32, **beside: Any
+) -> Measurement:
     """Contributions of the embeddings, of attention and MLP of every layer, and of biases: Measurement(component, example).
 
-    They add up to what is asked. Components: "embed", "pos_embed", "0.attn", "0.mlp", …, "norm bias", "unembed bias", and for a
-    log-probability "softmax". In nats.
+    They add up to what is asked. Components: "embed", "pos_embed", "0.attn", "0.mlp", …; in an encoder–decoder "embed" (positions
+    in it), "0.self_attn", "0.cross_attn", "0.mlp", …; then "norm bias", "unembed bias", and for a log-probability "softmax". In
+    nats. beside: what the model takes beside tokens, as in `Model.run`: decoder_input, attention_mask.
 
     Raises ModelError for answers and positions that do not exist, and for models whose logits are not such a sum.
     """
-    written = _written(model)
-    columns = []
-    for asked, run in _batches(model, tokens, question, list(written.values()), batch):
-        parts = {name: asked.direct(asked.at(run.activations[hook])) for name, hook in written.items()} | asked.constants
+    stream = _stream(model)
+    embedded = _embedded(model, stream)
+    hooks = [*embedded.values(), *(sublayer.out for sublayer in stream.sublayers)]
+    columns, names = [], []
+    for asked, run in _batches(model, tokens, question, hooks, batch, beside):
+        parts = {name: _read(asked.at(run.activations[hook]), asked.of_embeddings) for name, hook in embedded.items()}
+        parts |= {_label(each): _read(asked.at(run.activations[each.out]), asked.of[each.name]) for each in stream.sublayers}
+        parts |= asked.constants
+        names = list(parts)
         columns.append(torch.stack(list(parts.values())))
         asked.check(columns[-1].sum(0), asked.value, columns[-1].abs().sum(0), "the parts", "its logits")
-    names = [*written, *asked.constants]
     return Measurement("contribution", torch.cat(columns, 1).numpy(), ("component", "example"), {"component": names}, "nats")
 
 
-def by_head(model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32) -> Measurement:
+def by_head(
+    model: Model,
+    tokens: Int[Tensor, "example pos"],
+    question: Question,
+    *,
+    attention: str = "self",
+    batch: int = 32,
+    **beside: Any,
+) -> Measurement:
     """Contributions z W_O of every head: Measurement(layer, head, example), in nats. The bias b_O of a layer is no head's.
 
-    Raises ModelError as `by_component`.
+    attention: "self", or in an encoder–decoder "decoder" or "cross". Raises ModelError as `by_component`, and for an attention
+    that does not write into this stream.
     """
+    layers = _attention(model, attention)
     columns = []
-    for asked, run in _batches(model, tokens, question, _hooks(model, "attn.hook_z", "hook_attn_out"), batch):
-        layers = [torch.einsum("ehd,ehd->he", asked.at(_attn(run, at, "z")), asked.read_by_heads(at)) for at in _layers(model)]
-        for layer, heads in enumerate(layers):
-            asked.check_layer(layer, "attn", heads, asked.at(run.activations[f"blocks.{layer}.hook_attn_out"]))
-        columns.append(torch.stack(layers))
-    return Measurement("contribution", torch.cat(columns, 2).numpy(), ("layer", "head", "example"), unit="nats")
+    for asked, run in _batches(
+        model, tokens, question, [h for each in layers.values() for h in (each.writes, each.out)], batch, beside
+    ):
+        heads = [asked.by_heads(each, run) for each in layers.values()]
+        for each, brought in zip(layers.values(), heads, strict=True):
+            asked.check_sublayer(each, brought, asked.at(run.activations[each.out]))
+        columns.append(torch.stack(heads))
+    return Measurement(
+        "contribution", torch.cat(columns, 2).numpy(), ("layer", "head", "example"), {"layer": list(layers)}, "nats"
+    )
 
 
-def by_source(model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32) -> Measurement:
+def by_source(
+    model: Model,
+    tokens: Int[Tensor, "example pos"],
+    question: Question,
+    *,
+    attention: str = "self",
+    batch: int = 32,
+    **beside: Any,
+) -> Measurement:
     """What every head brings from each token: A[query, source] v[source] W_O. Measurement(layer, head, source, example), in nats.
 
-    Sums over sources to `by_head`. With grouped queries each head reads the values of its group. Raises ModelError as
-    `by_component`.
+    Sums over sources to `by_head`. With "cross", sources are the encoder's tokens. With grouped queries each head reads the
+    values of its group. Raises as `by_head`.
     """
+    layers = _attention(model, attention)
+    hooks = [hook for each in layers.values() for hook in (_pattern(each), each.ways["v"].hook, each.writes)]
     columns = []
-    for asked, run in _batches(model, tokens, question, _hooks(model, "attn.hook_pattern", "attn.hook_v", "attn.hook_z"), batch):
-        layers = []
-        for layer in _layers(model):
-            pattern, v = _attn(run, layer, "pattern").double().cpu(), _attn(run, layer, "v").double().cpu()
+    for asked, run in _batches(model, tokens, question, hooks, batch, beside):
+        found = []
+        for each in layers.values():
+            pattern, v = (run.activations[hook].double().cpu() for hook in (_pattern(each), each.ways["v"].hook))
             v = v.repeat_interleave(pattern.shape[1] // v.shape[2], dim=2)
-            brought = torch.einsum("eshd,ehd->ehs", v, asked.read_by_heads(layer))
-            query = asked.at(pattern.transpose(1, 2))
-            layers.append((query * brought).permute(1, 2, 0))
-            whole = torch.einsum("ehd,ehd->he", asked.at(_attn(run, layer, "z")), asked.read_by_heads(layer))
-            asked.check(
-                layers[-1].sum(1), whole, layers[-1].abs().sum(1), f"the sources of layer {layer}", "what its heads write"
-            )
-        columns.append(torch.stack(layers))
-    return Measurement("contribution", torch.cat(columns, 3).numpy(), ("layer", "head", "source", "example"), unit="nats")
+            brought = torch.einsum("eshd,ehd->ehs", v, asked.read_by_heads(each))
+            found.append((asked.at(pattern.transpose(1, 2)) * brought).permute(1, 2, 0))
+            total, sizes = found[-1].sum(1), found[-1].abs().sum(1)
+            asked.check(total, asked.by_heads(each, run), sizes, f"the sources of {each.name}", "what its heads write")
+        columns.append(torch.stack(found))
+    dims = ("layer", "head", "source", "example")
+    return Measurement("contribution", torch.cat(columns, 3).numpy(), dims, {"layer": list(layers)}, "nats")
 
 
-def by_neuron(model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32) -> Measurement:
+def by_neuron(
+    model: Model, tokens: Int[Tensor, "example pos"], question: Question, *, batch: int = 32, **beside: Any
+) -> Measurement:
     """Contributions mᵢ vᵢ of every neuron, vᵢ its row of W_out: Measurement(layer, neuron, example), in nats; b_out apart.
 
     Raises ModelError as `by_component`, and for models without MLPs and with mixtures of experts.
     """
-    _check(model, tokens, question)
-    _require_plain_mlps(model)
+    layers = _plain_mlps(model)
     columns = []
-    for asked, run in _batches(model, tokens, question, _hooks(model, "mlp.hook_post", "hook_mlp_out"), batch):
-        layers = []
-        for layer in _layers(model):
-            values = model.weight(f"blocks.{layer}.mlp.W_out").double().cpu()
-            active = asked.at(run.activations[f"blocks.{layer}.mlp.hook_post"])
-            layers.append((active * (asked.reading @ values.T)).T)
-            asked.check_layer(layer, "mlp", layers[-1], asked.at(run.activations[f"blocks.{layer}.hook_mlp_out"]))
-        columns.append(torch.stack(layers))
-    return Measurement("contribution", torch.cat(columns, 2).numpy(), ("layer", "neuron", "example"), unit="nats")
+    for asked, run in _batches(model, tokens, question, [h for m in layers.values() for h in (_post(m), m.out)], batch, beside):
+        found = []
+        for each in layers.values():
+            values = model.weight(f"{_path(each)}.W_out").double().cpu()
+            found.append((asked.at(run.activations[_post(each)]) * (asked.of[each.name] @ values.T)).T)
+            asked.check_sublayer(each, found[-1], asked.at(run.activations[each.out]))
+        columns.append(torch.stack(found))
+    dims = ("layer", "neuron", "example")
+    return Measurement("contribution", torch.cat(columns, 2).numpy(), dims, {"layer": list(layers)}, "nats")
 
 
 class _Asked:
-    """A question about one batch, as vectors that what is written is read with."""
+    """A question about one batch, as vectors that what is written is read with: `of` every sublayer, and `of_embeddings`."""
 
     def __init__(self, model: Model, run: Run, question: Question, rows: slice) -> None:
         self.model = model
@@ -136,8 +172,9 @@ class _Asked:
             wrong = question.wrong[rows].cpu()
             other = self._unembedding(wrong)
             u, b, self.value = u - other[0], b - other[1], self.value - own[self._rows, wrong]
-        self.reading, shift = self._through_norm(run, u)
-        self.constants = {"norm bias": u @ shift, "unembed bias": b}
+        self.of: dict[str, Float[Tensor, "example d_model"]] = {}
+        self.of_embeddings, biases = self._back(run, u)
+        self.constants = {"norm bias": biases, "unembed bias": b}
         if question.log_probability:
             self.constants["softmax"] = -own.logsumexp(-1)
             self.value = self.value - own.logsumexp(-1)
@@ -146,23 +183,20 @@ class _Asked:
         """At the positions asked about."""
         return activation.double().cpu()[self._rows, self._places]
 
-    def direct(self, written: Float[Tensor, "example d_model"]) -> Float[Tensor, " example"]:
-        """What vectors in the last residual stream add to the value."""
-        return (written * self.reading).sum(-1)
+    def by_heads(self, attention: Sublayer, run: Run) -> Float[Tensor, "head example"]:
+        """What every head adds to the value."""
+        return torch.einsum("ehd,ehd->he", self.at(run.activations[attention.writes]), self.read_by_heads(attention))
 
-    def read_by_heads(self, layer: int) -> Float[Tensor, "example head d_head"]:
+    def read_by_heads(self, attention: Sublayer) -> Float[Tensor, "example head d_head"]:
         """What is read of each head's output z: W_O r."""
-        return torch.einsum("hdm,em->ehd", self.model.weight(f"blocks.{layer}.attn.W_O").double().cpu(), self.reading)
+        return torch.einsum("hdm,em->ehd", self.model.weight(f"{_path(attention)}.W_O").double().cpu(), self.of[attention.name])
 
-    def check_layer(self, layer: int, part: str, pieces: Float[Tensor, "piece example"], out: Float[Tensor, "example d"]) -> None:
-        """Raises ModelError unless the pieces and the bias are all that the attention or MLP of a layer wrote."""
-        bias = {"attn": "attn.b_O", "mlp": "mlp.b_out"}[part]
-        try:
-            rest = self.reading @ self.model.weight(f"blocks.{layer}.{bias}").double().cpu()
-        except ModelError:  # no bias
-            rest = torch.zeros(len(self.reading), dtype=torch.float64)
-        sizes = (out.abs() * self.reading.abs()).sum(-1)  # pieces may cancel, and what is written may be read by nothing
-        self.check(pieces.sum(0) + rest, self.direct(out), sizes, f"the {part} of layer {layer}", "what it writes")
+    def check_sublayer(self, each: Sublayer, pieces: Float[Tensor, "piece example"], out: Float[Tensor, "example d"]) -> None:
+        """Raises ModelError unless the pieces and the bias are all that an attention or MLP wrote."""
+        reading = self.of[each.name]
+        rest = reading @ _weight(self.model, f"{_path(each)}.{'b_out' if each.heads is None else 'b_O'}", reading.shape[1])
+        sizes = (out.abs() * reading.abs()).sum(-1)  # pieces may cancel, and what is written may be read by nothing
+        self.check(pieces.sum(0) + rest, _read(out, reading), sizes, f"the pieces of {each.name}", "what it writes")
 
     def check(self, total: Tensor, wanted: Tensor, sizes: Tensor, parts: str, whole: str) -> None:
         missed = float((((total - wanted).abs() - self._rounding).clamp_min(0) / sizes.clamp_min(1e-9)).max())
@@ -173,47 +207,72 @@ class _Asked:
             )
 
     def _unembedding(self, answers: Tensor) -> tuple[Float[Tensor, "example d_model"], Float[Tensor, " example"]]:
-        try:
-            bias = self.model.b_U.double().cpu()[answers]
-        except ModelError:
-            bias = torch.zeros(len(answers), dtype=torch.float64)
-        return self.model.W_U.double().cpu()[:, answers].T, bias
+        bias = _weight(self.model, "b_U", self.model.d_vocab) + _weight(self.model, "final_logits_bias", self.model.d_vocab)
+        return self.model.W_U.double().cpu()[:, answers].T, bias[answers]
 
-    def _through_norm(self, run: Run, u: Float[Tensor, "example d_model"]) -> tuple[Tensor, Float[Tensor, " d_model"]]:
-        """r for every example, and the norm's bias. The norm itself says what its scale is here."""
-        final, weight = self.at(run.activations[_last(self.model)]), gain(self.model, "ln_final").double().cpu()
-        shift = self._normed(torch.zeros_like(final[:1]))[0]
-        linear, normed = self._centred(final) * weight, self._normed(final) - shift
+    def _back(self, run: Run, u: Float[Tensor, "example d_model"]) -> tuple[Tensor, Float[Tensor, " example"]]:
+        """From the unembedding back to the embeddings: what is read of them, and what the norms' biases bring."""
+        stream = _stream(self.model)
+        reading, biases = self._through_head(run, stream, u)
+        for sublayer in reversed(stream.sublayers):
+            if sublayer.renorm is not None:
+                before = self.at(run.activations[f"{sublayer.renorm}.hook_in"])
+                reading, bias = self._through(sublayer.renorm, before, reading)
+                biases = biases + bias
+            self.of[sublayer.name] = reading
+        return reading, biases
+
+    def _through_head(self, run: Run, stream: Stream, u: Tensor) -> tuple[Tensor, Float[Tensor, " example"]]:
+        """Through the scale before the unembedding and the final norm, if there are any."""
+        final, read = self.at(run.activations[_last(stream)]), self.at(run.activations[_LOGITS_READ])
+        norm = _final_norm(self.model, stream)
+        normed = final if norm is None else self._normed(norm, final)
+        scale = (read * normed).sum() / normed.square().sum()
+        if not bool((read - scale * normed).abs().max() <= SLACK * read.abs().max()):
+            raise ModelError(
+                f"the logits of {self.model.name} are more than a norm and an unembedding of its last residual stream, so they "
+                "are no sum of what its parts write; use ablation or patching"
+            )
+        return (scale * u, torch.zeros_like(u[:, 0])) if norm is None else self._through(norm, final, scale * u)
+
+    def _through(self, norm: str, x: Tensor, reading: Tensor) -> tuple[Tensor, Float[Tensor, " example"]]:
+        """What is read before a norm, its scale frozen, and what its bias brings. The norm itself says what its scale is here."""
+        weight = gain(self.model, norm).double().cpu()
+        shift = self._normed(norm, torch.zeros_like(x[:1]))[0]
+        linear, normed = self._centred(x) * weight, self._normed(norm, x) - shift
         scale = (linear * normed).sum(-1) / linear.square().sum(-1)
-        return self._centred(weight * u) * scale[:, None], shift
+        return self._centred(weight * reading) * scale[:, None], reading @ shift
 
-    def _normed(self, residual: Tensor) -> Tensor:
-        weights = self.model.W_U
-        return self.model.final_norm(residual.to(weights)).double().cpu()
+    def _normed(self, norm: str, residual: Tensor) -> Tensor:
+        return self.model.apply(norm, residual.to(self.model.W_U)[None])[0].double().cpu()
 
     def _centred(self, vectors: Tensor) -> Tensor:
         return vectors - vectors.mean(-1, keepdim=True) if takes_mean_out(self.model) else vectors
 
 
+_LOGITS_READ = "unembed.hook_in"
+
+
+def _read(written: Float[Tensor, "example d_model"], reading: Float[Tensor, "example d_model"]) -> Float[Tensor, " example"]:
+    """What vectors in the stream add to the value."""
+    return (written * reading).sum(-1)
+
+
 def _batches(
-    model: Model, tokens: Int[Tensor, "example pos"], question: Question, hooks: Sequence[str], batch: int
+    model: Model, tokens: Int[Tensor, "example pos"], question: Question, hooks: Sequence[str], batch: int, beside: dict[str, Any]
 ) -> Iterator[tuple[_Asked, Run]]:
     """Runs over the examples, each with the question about its batch."""
     _check(model, tokens, question)
+    stream = _stream(model)
+    normed = [f"{sublayer.renorm}.hook_in" for sublayer in stream.sublayers if sublayer.renorm is not None]
     for start in range(0, len(tokens), batch):
         rows = slice(start, start + batch)
-        run = model.run(tokens[rows], read=sorted({*hooks, _last(model)}), logits=True)
+        part = {name: value[rows] for name, value in beside.items()}
+        run = model.run(tokens[rows], read=sorted({*hooks, *normed, _last(stream), _LOGITS_READ}), logits=True, **part)
         yield _Asked(model, run, question, rows), run
 
 
 def _check(model: Model, tokens: Tensor, question: Question) -> None:
-    normed = any(sublayer.renorm for sublayer in anatomy(model).sublayers)
-    if model.kind != "decoder" or normed:
-        kind = "a post-norm" if normed else f"an {model.kind}"
-        raise ModelError(
-            f"{model.name} is {kind} model: its residual stream is normed between blocks, or read by another stack, "
-            "and is no sum of what its parts write; use ablation or patching"
-        )
     for name, ids in (("answers", question.answers), ("wrong", question.wrong)):
         if ids is None:
             continue
@@ -224,18 +283,6 @@ def _check(model: Model, tokens: Tensor, question: Question) -> None:
             raise ModelError(f"{name} holds the id {outside}, but the model's vocabulary is 0 to {model.d_vocab - 1}")
 
 
-def _require_plain_mlps(model: Model) -> None:
-    for layer in _layers(model):
-        if f"blocks.{layer}.hook_mlp_out" not in model.hooks:
-            raise ModelError(f"layer {layer} of {model.name} has no MLP, so there are no neurons; use by_component or by_head")
-        try:
-            model.weight(f"blocks.{layer}.mlp.W_out")
-        except ModelError:
-            raise ModelError(
-                f"the MLP of layer {layer} of {model.name} is no single one (a mixture of experts); by_component has it whole"
-            ) from None
-
-
 def _places(positions: Tensor | int, rows: slice, shape: Sequence[int]) -> Int[Tensor, " example"]:
     """The position of every example of a batch, counted from the front."""
     places = torch.full(shape[:1], positions) if isinstance(positions, int) else positions[rows].cpu()
@@ -244,25 +291,86 @@ def _places(positions: Tensor | int, rows: slice, shape: Sequence[int]) -> Int[T
     return places % shape[1]
 
 
-def _written(model: Model) -> dict[str, str]:
-    """Component → the hook that holds what it writes into the residual stream, in order."""
-    named = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
-    named |= {f"{layer}.{part}": f"blocks.{layer}.hook_{part}_out" for layer in _layers(model) for part in ("attn", "mlp")}
-    there = set(model.hooks)
-    return {name: hook for name, hook in named.items() if hook in there}
+# ---- where things stand ----
 
 
-def _hooks(model: Model, *leaves: str) -> list[str]:
-    return [f"blocks.{layer}.{leaf}" for layer in _layers(model) for leaf in leaves]
+def _stream(model: Model) -> Stream:
+    """The stream that the logits read."""
+    found = anatomy(model)
+    return found.streams[found.logits.stream]
 
 
-def _attn(run: Run, layer: int, leaf: str) -> Tensor:
-    return run.activations[f"blocks.{layer}.attn.hook_{leaf}"]
+def _embedded(model: Model, stream: Stream) -> dict[str, str]:
+    """What stands in the stream at its start, by name."""
+    apart = {"embed": "hook_embed", "pos_embed": "hook_pos_embed"}
+    return {"embed": stream.start} if stream.prefix else {name: hook for name, hook in apart.items() if hook in model.hooks}
 
 
-def _layers(model: Model) -> range:
-    return range(model.n_layers)
+def _attention(model: Model, name: str) -> dict[int, Sublayer]:
+    """The attention of every layer that is called so."""
+    stream = _stream(model)
+    own, known = "decoder" if stream.prefix else "self", dict[str, dict[int, Sublayer]]()
+    for each in stream.sublayers:
+        if each.heads is not None:
+            known.setdefault(own if each.ways["v"].stream == stream.prefix else "cross", {})[_layer(each)] = each
+    if name not in known:
+        raise ModelError(
+            f"no attention {name!r} writes into what the logits of {model.name} read; ask for {' or '.join(map(repr, known))}"
+        )
+    return known[name]
 
 
-def _last(model: Model) -> str:
-    return f"blocks.{model.n_layers - 1}.hook_resid_post"
+def _plain_mlps(model: Model) -> dict[int, Sublayer]:
+    """The MLP of every layer."""
+    stream = _stream(model)
+    found = {_layer(each): each for each in stream.sublayers if each.heads is None}
+    for layer in range(len(stream.ends)):
+        if layer not in found:
+            raise ModelError(f"layer {layer} of {model.name} has no MLP, so there are no neurons; use by_component or by_head")
+        try:
+            model.weight(f"{_path(found[layer])}.W_out")
+        except ModelError:
+            raise ModelError(
+                f"the MLP of layer {layer} of {model.name} is no single one (a mixture of experts); by_component has it whole"
+            ) from None
+    return found
+
+
+def _final_norm(model: Model, stream: Stream) -> str | None:
+    norm = "decoder_ln_final" if stream.prefix else "ln_final"
+    return norm if f"{norm}.hook_in" in model.hooks else None
+
+
+def _weight(model: Model, name: str, size: int) -> Float[Tensor, " size"]:
+    """A bias; zeros where the model has none of that name."""
+    try:
+        return model.weight(name).double().cpu().flatten()
+    except ModelError:
+        return torch.zeros(size, dtype=torch.float64)
+
+
+def _path(each: Sublayer) -> str:
+    """The part of the model that a sublayer is: "blocks.0.attn", "decoder_blocks.1.cross_attn", "blocks.0.mlp"."""
+    block, _, leaf = each.writes.rpartition(".")
+    return f"{block}.mlp" if leaf == "hook_mlp_out" else block
+
+
+def _label(each: Sublayer) -> str:
+    """Its name as a component: "0.attn"."""
+    return _path(each).partition(".")[2]
+
+
+def _layer(each: Sublayer) -> int:
+    return int(_label(each).partition(".")[0])
+
+
+def _pattern(attention: Sublayer) -> str:
+    return f"{_path(attention)}.hook_pattern"
+
+
+def _post(mlp: Sublayer) -> str:
+    return f"{_path(mlp)}.hook_post"
+
+
+def _last(stream: Stream) -> str:
+    return stream.ends[len(stream.sublayers)]

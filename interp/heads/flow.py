@@ -4,12 +4,16 @@ Rollout and flow read attention as a weighted graph over positions and layers (A
 nothing of values, norms or MLPs. True influence asks the model: the norm of the Jacobian of a residual stream, or what changes
 when a token is exchanged. Wherever the first two are shown, the last two should stand beside them.
 
+In an encoder–decoder the positions are those of the source and, after them, those of the target: one graph of both, whose
+layers are those of the encoder and then, in turn, self- and cross-attention of the decoder.
+
 Must not know: figures, reports, where tokens come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from scipy.sparse.csgraph import maximum_flow
 from torch import Tensor
 
 from interp.errors import ConfigError
+from interp.heads.patterns import attentions
 from interp.measurement import Measurement
 from interp.models.hooked import Edit, Model
 
@@ -51,23 +56,42 @@ def flow(patterns: Float[np.ndarray, "example layer head query key"]) -> Measure
 
 
 def patterns_of(
-    model: Model, tokens: Int[Tensor, "example pos"], edits: Sequence[Edit] = ()
+    model: Model, tokens: Int[Tensor, "example pos"], edits: Sequence[Edit] = (), **beside: Any
 ) -> Float[np.ndarray, "example layer head query key"]:
-    """Attention patterns of every head of a decoder or an encoder."""
-    hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.n_layers)]
-    run = model.run(tokens, read=hooks, edits=edits)
-    return torch.stack([run.activations[hook].double() for hook in hooks], 1).cpu().numpy()
+    """Attention patterns of every head, one row per position that sums to 1; a position that a layer passes over looks at itself.
 
-
-def influence(model: Model, residual: Float[Tensor, "example pos d_model"], *, edits: Sequence[Edit] = ()) -> Measurement:
-    """‖∂out_query / ∂in_key‖_F from the stream before the first block to that after the last: Measurement(example, query, key).
-
-    Exact: one backward pass for every output number of a row, over all examples at once. `edits` are those of `Model.run`.
+    beside: what the model takes beside tokens, as in `Model.run`. Raises ModelError for a model that shows no attention pattern.
     """
-    last = f"blocks.{model.n_layers - 1}.hook_resid_post"
+    names = {f"{path}.hook_pattern": name for name, each in attentions(model).items() for path in each.paths.values()}
+    hooks = [hook for hook in model.hooks if hook in names]
+    run = model.run(tokens, read=hooks, edits=edits, **beside)
+    source, whole = tokens.shape[1], _joint(tokens, beside).shape[1]
+    first, second = slice(source), slice(source, whole)
+    blocks = {"self": (first, first), "encoder": (first, first), "decoder": (second, second), "cross": (second, first)}
+    return np.stack([_among(run.activations[hook].double().cpu().numpy(), blocks[names[hook]], whole) for hook in hooks], 1)
+
+
+def starts(model: Model, tokens: Int[Tensor, "example pos"], **beside: Any) -> Float[Tensor, "example position d_model"]:
+    """The residual streams before the first blocks, over all positions: what `influence` is asked about."""
+    hooks = _starts(model)
+    return torch.cat(list(model.run(tokens, read=hooks, **beside).activations.values()), 1)
+
+
+def influence(
+    model: Model, residual: Float[Tensor, "example position d_model"], *, edits: Sequence[Edit] = (), **beside: Any
+) -> Measurement:
+    """‖∂out_query / ∂in_key‖_F from the streams before the first blocks to that after the last: Measurement(example, query, key).
+
+    Exact: one backward pass for every output number of a row, over all examples at once. `edits` and `beside` are those of
+    `Model.run`: in an encoder–decoder, decoder_input says how many of the positions are the target's, which are the queries.
+    """
+    target = _joint(residual[:, :0, 0], beside).shape[1]
     leaf = residual.detach().clone().requires_grad_()
-    out = model.run_from(0, leaf, read=[last], edits=edits, grad=True).activations[last]
-    squares = torch.zeros(*out.shape[:2], out.shape[1], dtype=torch.float64)
+    parts = leaf.split([leaf.shape[1] - target, target], 1)
+    put = [Edit(hook, lambda _, part=part: part) for hook, part in zip(_starts(model), parts, strict=False)]
+    tokens, last = torch.zeros(parts[0].shape[:2], dtype=torch.long), _last(model)
+    out = model.run(tokens, read=[last], edits=[*put, *edits], grad=True, **beside).activations[last]
+    squares = torch.zeros(*out.shape[:2], leaf.shape[1], dtype=torch.float64)
     for query in range(out.shape[1]):
         for component in range(out.shape[2]):
             (slope,) = torch.autograd.grad(out[:, query, component].sum(), leaf, retain_graph=True)
@@ -76,23 +100,56 @@ def influence(model: Model, residual: Float[Tensor, "example pos d_model"], *, e
 
 
 def exchange(
-    model: Model, tokens: Int[Tensor, "example pos"], others: Int[Tensor, "example pos"], *, edits: Sequence[Edit] = ()
+    model: Model,
+    tokens: Int[Tensor, "example pos"],
+    others: Int[Tensor, "example position"],
+    *,
+    edits: Sequence[Edit] = (),
+    **beside: Any,
 ) -> Measurement:
     """‖out_query − out_query with the key's token exchanged for that of `others`‖: Measurement(example, query, key).
 
+    others: a token for every position, in an encoder–decoder of the source and then of the target, whose stream is looked at.
     Raises ConfigError where a token would be exchanged for itself.
     """
-    if tokens.shape != others.shape or bool((tokens == others).any()):
+    joint, last = _joint(tokens, beside), _last(model)
+    if joint.shape != others.shape or bool((joint == others).any()):
         raise ConfigError("a token can only be exchanged for another; give `others` of the same shape that differ everywhere")
-    last = f"blocks.{model.n_layers - 1}.hook_resid_post"
-    before = model.run(tokens, read=[last], edits=edits).activations[last]
-    columns = []
-    for key in range(tokens.shape[1]):
-        changed = tokens.clone()
+
+    def out(all_tokens: Tensor) -> Tensor:
+        target = {"decoder_input": all_tokens[:, tokens.shape[1] :]} if "decoder_input" in beside else {}
+        run = model.run(all_tokens[:, : tokens.shape[1]], read=[last], edits=edits, **{**beside, **target})
+        return run.activations[last]
+
+    before, columns = out(joint), []
+    for key in range(joint.shape[1]):
+        changed = joint.clone()
         changed[:, key] = others[:, key]
-        after = model.run(changed, read=[last], edits=edits).activations[last]
-        columns.append((after - before).double().norm(dim=-1))
+        columns.append((out(changed) - before).double().norm(dim=-1))
     return Measurement("exchange", torch.stack(columns, -1).cpu().numpy(), DIMS)
+
+
+def _joint(tokens: Tensor, beside: dict[str, Any]) -> Tensor:
+    """The tokens of all positions."""
+    target = beside.get("decoder_input")
+    return tokens if target is None else torch.cat([tokens.to(target), target], 1)
+
+
+def _among(pattern: np.ndarray, block: tuple[slice, slice], n: int) -> Float[np.ndarray, "example head query key"]:
+    """A pattern of some queries and keys among all n positions, of which the others look at themselves."""
+    queries, keys = block
+    whole = np.broadcast_to(np.eye(n), (*pattern.shape[:2], n, n)).copy()
+    whole[:, :, queries] = 0
+    whole[:, :, queries, keys] = pattern
+    return whole
+
+
+def _starts(model: Model) -> list[str]:
+    return [hook for hook in model.hooks if hook.endswith("blocks.0.hook_resid_pre")]
+
+
+def _last(model: Model) -> str:
+    return [hook for hook in model.hooks if hook.endswith(".hook_resid_post")][-1]
 
 
 def _flows(layers: Float[np.ndarray, "layer query key"]) -> Float[np.ndarray, "query key"]:

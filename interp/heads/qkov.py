@@ -27,9 +27,8 @@ from torch import Tensor
 
 from interp import stats
 from interp.errors import ModelError
-from interp.heads.composition import Factors, eigenvalue_sign, ov_circuit, qk_circuit, require_one_stream
+from interp.heads.composition import Factors, eigenvalue_sign, ov_circuit, qk_circuit, require_one_stream, unembedding
 from interp.models.hooked import Model
-from interp.models.norms import folded
 
 Circuit = Literal["OV", "QK"]
 Head = tuple[int, int]
@@ -65,14 +64,15 @@ class Spectrum:
 
 
 class Reading:
-    """How circuits of one kind read in the tokens of a model. Raises ModelError as `composition.require_one_stream`."""
+    """How circuits of one kind read in the tokens of a model. Raises ModelError as `composition.require_one_stream`,
+    and for "OV" as `composition.unembedding`."""
 
     def __init__(self, model: Model, circuit: Circuit) -> None:
         require_one_stream(model)
         self.model, self.circuit = model, circuit
         self._embedding = model.W_E.detach().double()
         scale = 1.0 if circuit == "OV" else model.d_head**-0.5
-        self._out = (folded(model, "ln_final", model.W_U.detach().double()) if circuit == "OV" else self._embedding.T) * scale
+        self._out = (unembedding(model) if circuit == "OV" else self._embedding.T) * scale
 
     def layer(self, layer: int) -> Factors:
         """The circuits of all heads of a layer, in the residual stream."""
@@ -149,7 +149,7 @@ def qk(model: Model, head: Head, *, query_from: Sequence[Head] = (), key_from: S
 
 def random_heads(model: Model, draws: int, *, seed: int = 0) -> Factors:
     """Heads with Gaussian weights of the shape of this model's: the null of `Reading.sign` and `Reading.rank`."""
-    generator = torch.Generator().manual_seed(stats.torch_seed(seed, "random heads"))
+    generator = stats.torch_generator(seed, "random heads")
     drawn = torch.randn(2, draws, model.d_model, model.d_head, generator=generator, dtype=torch.float64).to(model.device)
     return Factors(drawn[0], drawn[1].mT)
 

@@ -11,6 +11,7 @@ from interp.errors import ModelError
 from interp.heads import composition
 from interp.heads.composition import Factors
 from interp.models.hooked import Model
+from interp.models.norms import folded
 
 SHAPE = {"d_model": 24, "d_head": 6, "n_heads": 4, "n_ctx": 16, "d_vocab": 20, "attn_only": True, "act_fn": "gelu"}
 
@@ -52,6 +53,22 @@ def test_only_later_heads_read_earlier_ones() -> None:
     layers = np.repeat(np.arange(3), 4)
     np.testing.assert_array_equal(finite, layers[:, None] < layers[None, :])
     assert found.dims == ("from", "to")
+
+
+@pytest.mark.parametrize("shape", ["t5", "vaswani-pre"])
+def test_cross_attention_s_keys_compose_with_the_encoder_s_heads_through_its_last_norm(shape: str) -> None:
+    model = case_of(shape).model
+    found = composition.composition_scores(model, "K", draws=5, seed=0)
+    write = folded(model, "encoder_blocks.1.ln1", model.weight("encoder_blocks.1.attn.W_V").double())[1]
+    write = write @ model.weight("encoder_blocks.1.attn.W_O")[1].double()
+    keys = folded(model, "encoder_ln_final", model.weight("decoder_blocks.0.cross_attn.W_K").double())[0]
+    query = folded(model, "decoder_blocks.0.ln2", model.weight("decoder_blocks.0.cross_attn.W_Q").double())[0]
+    ratio = (write @ keys @ query.T).norm() / (write.norm() * (keys @ query.T).norm())
+    chance = composition.random_composition(model.d_model, 8, draws=5, seed=0)
+    assert found.sel(**{"from": "enc.a1.h1", "to": "dec.c0.h0"}).values == pytest.approx(float(ratio) - chance, rel=1e-6)
+    assert np.isneginf(found.sel(**{"from": "dec.a0.h0", "to": "dec.c0.h0"}).values), "its keys do not read the decoder"
+    queries = composition.composition_scores(model, "Q", draws=5, seed=0)
+    assert np.isfinite(queries.sel(**{"from": "dec.a0.h0", "to": "dec.c0.h0"}).values), "its queries do"
 
 
 def test_random_matrices_compose_at_one_over_root_d_model() -> None:
@@ -99,6 +116,20 @@ def test_with_grouped_queries_every_head_has_the_keys_and_values_of_its_group() 
         keys = big_reading(model, 1, late // 2, "K") @ big_reading(model, 1, late, "Q").T
         ratio = ((write @ keys).norm() / (write.norm() * keys.norm())).detach()
         assert found.sel(**{"from": f"0.{early}", "to": f"1.{late}"}).values == pytest.approx(float(ratio) - chance, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["bart", "decoder-post"])
+def test_heads_with_norms_between_them_do_not_compose(shape: str) -> None:
+    with pytest.raises(
+        ModelError, match=f"{shape} norms its residual stream after every write.*a norm stands between any two heads"
+    ):
+        composition.composition_scores(case_of(shape).model, "V")
+
+
+def test_an_encoder_s_heads_compose_and_copy_as_a_decoder_s() -> None:
+    model = case_of("encoder").model
+    assert np.isfinite(composition.composition_scores(model, "V", draws=2).values[:2, 2:]).all()
+    assert composition.copying_scores(model).values.shape == composition.matching_scores(model).values.shape == (2, 2)
 
 
 def test_a_model_of_one_layer_has_no_composition() -> None:

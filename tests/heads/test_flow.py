@@ -7,8 +7,9 @@ import pytest
 import torch
 from model_shapes import case_of
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, ModelError
 from interp.heads import flow
+from interp.models.hooked import Edit
 
 
 def random_patterns(examples=2, layers=2, heads=3, n=4, seed=0):
@@ -98,3 +99,68 @@ def test_a_token_is_not_exchanged_for_itself():
     case = case_of("native")
     with pytest.raises(ConfigError, match="a token can only be exchanged for another"):
         flow.exchange(case.model, case.tokens, case.tokens)
+
+
+def joint(case):
+    """Case of an encoder–decoder: 7 source tokens, then 5 of the target."""
+    return flow.patterns_of(case.model, case.tokens, **case.beside)
+
+
+@pytest.mark.parametrize("shape", ["t5", "bart", "vaswani"])
+def test_source_and_target_make_one_graph_of_encoder_decoder_and_cross_attention(shape):
+    case = case_of(shape)
+    found, (source, target) = joint(case), (slice(7), slice(7, 12))
+    assert found.shape[1] == 2 + 2 * 2 and found.sum(-1) == pytest.approx(1, abs=1e-5)
+    own = {"encoder_blocks.1.attn": 1, "decoder_blocks.0.self_attn": 2, "decoder_blocks.1.cross_attn": 5}
+    seen = case.run(read=[f"{path}.hook_pattern" for path in own]).activations
+    blocks = {"attn": (source, source), "self_attn": (target, target), "cross_attn": (target, source)}
+    for path, layer in own.items():
+        queries, keys = blocks[path.rpartition(".")[2]]
+        assert found[:, layer][:, :, queries, keys] == pytest.approx(seen[f"{path}.hook_pattern"].numpy(), abs=1e-6)
+        rest = found[:, layer].copy()
+        rest[:, :, queries] = 0
+        still = np.eye(12)
+        still[queries] = 0
+        assert (rest == still).all(), "all other positions stay where they are"
+
+
+@pytest.mark.parametrize("how", [flow.rollout, flow.flow])
+def test_the_source_reaches_the_target_and_not_the_other_way_round(how):
+    found = how(joint(case_of("vaswani-pre"))).values
+    assert (found[:, 7:, :7] > 0).all() and (found[:, :7, 7:] == 0).all()
+    assert (np.triu(found[:, 7:, 7:], 1) == 0).all()
+
+
+def test_influence_across_equals_the_jacobian_by_finite_differences():
+    case = case_of("vaswani-pre")
+    tokens, beside = case.tokens[:1, :3], {"decoder_input": case.beside["decoder_input"][:1, :2]}
+    residual = flow.starts(case.model, tokens, **beside)
+    found = flow.influence(case.model, residual, **beside).values[0]
+    hooks = ["encoder_blocks.0.hook_resid_pre", "decoder_blocks.0.hook_resid_pre"]
+    last = "decoder_blocks.1.hook_resid_post"
+
+    def out(stream):
+        edits = [Edit(hook, lambda _, part=part: part) for hook, part in zip(hooks, stream.split([3, 2], 1), strict=True)]
+        return case.model.run(tokens, read=[last], edits=edits, **beside).activations[last][0]
+
+    step, columns = 1e-2, []
+    for component in range(residual.shape[-1]):
+        nudge = torch.zeros_like(residual)
+        nudge[0, 1, component] = step
+        columns.append((out(residual + nudge) - out(residual - nudge)) / (2 * step))
+    assert found[:, 1] == pytest.approx(torch.stack(columns, -1).square().sum((1, 2)).sqrt().numpy(), rel=2e-2, abs=1e-4)
+    assert found.shape == (2, 5) and found[0, 4] == 0, "a later token of the target has no influence, exactly"
+
+
+def test_an_exchanged_source_token_changes_the_target_s_stream_everywhere():
+    case = case_of("t5")
+    others = (torch.cat([case.tokens, case.beside["decoder_input"]], 1) + 1) % 50
+    found = flow.exchange(case.model, case.tokens, others, **case.beside).values
+    assert (found[:, :, :7] > 0).all() and (np.triu(found[:, :, 7:], 1) == 0).all()
+
+
+@pytest.mark.parametrize("analysis", [flow.patterns_of, flow.starts])
+def test_without_the_target_there_is_no_graph(analysis):
+    case = case_of("t5")
+    with pytest.raises(ModelError, match="needs the decoder's tokens too"):
+        analysis(case.model, case.tokens)

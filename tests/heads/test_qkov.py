@@ -13,7 +13,7 @@ from interp.models import zoo
 from interp.models.hooked import Model
 from interp.models.norms import folded
 
-SHAPES = ["native", "gated", "llama", "gpt2", "attention-only"]
+SHAPES = ["native", "gated", "llama", "gpt2", "attention-only", "encoder"]
 
 
 def dense(model: Model, circuit: str, layer: int, head: int) -> torch.Tensor:
@@ -138,7 +138,7 @@ def test_heads_that_make_no_chain_are_refused(call, message):
     [
         ("bert", "norms its residual stream after every write"),
         ("decoder-post", "norms its residual stream after every write"),
-        ("t5", "is an encoder-decoder model"),
+        ("t5", "is an encoder-decoder model: tokens come in through one stack and logits go out of the other"),
     ],
 )
 def test_models_whose_weights_make_no_circuits_are_refused_with_the_reason(shape, reason):
