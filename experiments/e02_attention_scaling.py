@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from interp import experiment, figures, stats
+from interp.heads.temperature import jacobian_norm
 from interp.report import Report
 from interp.stats import Estimate
 
@@ -75,17 +77,6 @@ def log_log_slope(values: np.ndarray, widths: Sequence[int], *, seed: int) -> Es
     return stats.bootstrap(np.log(values) @ x / (x @ x), seed=seed)
 
 
-def softmax_jacobian_norm(scores: np.ndarray) -> np.ndarray:
-    """Frobenius norm of ∂softmax(s)/∂s = diag(p) − ppᵀ for each row of scores [query, key] -> [query].
-
-    ‖diag(p) − ppᵀ‖² = Σp² − 2Σp³ + (Σp²)², so the matrix is never built.
-    """
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    squares = (weights**2).sum(axis=1)
-    return np.sqrt(np.maximum(squares - 2 * (weights**3).sum(axis=1) + squares**2, 0.0))
-
-
 def jacobian_norms(config: Config) -> dict[str, np.ndarray]:
     """Softmax Jacobian norms of every query at every width, [query, width], from raw and from scaled scores."""
     raw, scaled = [], []
@@ -94,8 +85,8 @@ def jacobian_norms(config: Config) -> dict[str, np.ndarray]:
         queries = independent(rng, config.queries, width).astype(np.float64)
         keys = independent(rng, config.queries * config.keys, width).reshape(config.queries, config.keys, width)
         scores = np.einsum("qd,qkd->qk", queries, keys)
-        raw.append(softmax_jacobian_norm(scores))
-        scaled.append(softmax_jacobian_norm(scores / np.sqrt(width)))
+        raw.append(jacobian_norm(torch.from_numpy(scores).softmax(-1)).numpy())
+        scaled.append(jacobian_norm(torch.from_numpy(scores / np.sqrt(width)).softmax(-1)).numpy())
     return {"not scaled": np.stack(raw, axis=1), "divided by √d": np.stack(scaled, axis=1)}
 
 

@@ -41,7 +41,7 @@ class Config:
     seed: int = 0
 
 
-QUICK = {"draws": 10, "steps": 400}
+QUICK = {"draws": 10}
 
 
 def run(config: Config, report: Report) -> None:
@@ -63,10 +63,6 @@ def score_of(kind: str, heads: int, width: int, config: Config, generator: torch
     if kind == "additive":
         return Additive(heads, width, hidden=config.hidden, generator=generator)
     return Bilinear(heads, width, generator=generator) if kind == "bilinear" else {"dot": Dot, "scaled dot": ScaledDot}[kind]()
-
-
-def generator(config: Config, *purpose: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, *purpose))
 
 
 # ---- ranks ----
@@ -129,7 +125,7 @@ def report_ranks(config: Config, report: Report) -> None:
 
 def random_ranks(kind: str, width: int, config: Config) -> Int[np.ndarray, " draw"]:
     """Rank of the log-attention of random heads, in double precision."""
-    drawn = generator(config, "rank", kind, width)
+    drawn = stats.torch_generator(config.seed, "rank", kind, width)
     q, k = torch.randn(2, 1, config.keys, config.draws, width, generator=drawn, dtype=torch.float64)
     with torch.no_grad():
         scores = score_of(kind, config.draws, width, config, drawn).double()(q, k)[0]
@@ -168,7 +164,7 @@ def report_circle(config: Config, report: Report) -> None:
 
 def circle_row(keys: int, config: Config) -> dict[str, float]:
     """A permutation lookup by keys on the unit circle, scaled so that all the other keys together get less than 1/1000."""
-    drawn = generator(config, "circle", keys)
+    drawn = stats.torch_generator(config.seed, "circle", keys)
     permutation = torch.randperm(keys, generator=drawn)
     scale = float(np.log(1000 * (keys - 1)) / (1 - np.cos(2 * np.pi / keys)))
     round_ = circle(keys)
@@ -203,7 +199,7 @@ def looked_up(q: Float[Tensor, "key 2"], k: Float[Tensor, "key 2"], wanted: Int[
 def report_lookup(config: Config, report: Report) -> None:
     """Every score function learns a permutation at width two; at width one, linear scores find two keys at most."""
     report.section("Trained to look up a permutation")
-    wanted = torch.rand(config.runs, config.keys, generator=generator(config, "permutation")).argsort(1)
+    wanted = torch.rand(config.runs, config.keys, generator=stats.torch_generator(config.seed, "permutation")).argsort(1)
 
     def missed(log_attention: Tensor) -> Tensor:
         return -log_attention.gather(2, wanted[:, :, None]).mean((1, 2))
@@ -245,7 +241,7 @@ def report_lookup(config: Config, report: Report) -> None:
 def report_soft(config: Config, report: Report) -> None:
     """What the bound costs: narrow heads with linear scores cannot reproduce random soft attention."""
     report.section("Trained to reproduce soft attention")
-    drawn = generator(config, "soft attention")
+    drawn = stats.torch_generator(config.seed, "soft attention")
     wanted = torch.randn(config.runs, config.keys, config.keys, generator=drawn).log_softmax(-1)
 
     def divergence(log_attention: Tensor) -> Tensor:
@@ -298,16 +294,15 @@ def trained(
     The runs are the heads of one module: they share nothing.
     """
     steps = config.steps if steps is None else steps
-    drawn = generator(config, "trained", task, kind, width)
+    drawn = stats.torch_generator(config.seed, "trained", task, kind, width)
     q, k = (nn.Parameter(torch.randn(1, config.keys, config.runs, width, generator=drawn)) for _ in range(2))
     score = score_of(kind, config.runs, width, config, drawn)
-    optimizer = torch.optim.Adam([q, k, *score.parameters()], lr=0.05)
-    falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=max(1, steps))
-    for _ in range(steps):
+    optimizer = torch.optim.Adam([q, k, *score.parameters()], fused=True)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / steps)
         optimizer.zero_grad()
         loss(score(q, k)[0].log_softmax(-1)).sum().backward()
         optimizer.step()
-        falling.step()
     with torch.no_grad():
         return score(q, k)[0].log_softmax(-1)
 

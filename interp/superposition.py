@@ -19,7 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.errors import ConfigError
-from interp.stats import torch_seed
+from interp.stats import torch_generator
+
+_BLOCK = 128
+"""Rows whose cosines are taken at a time: so many stay in a processor's cache."""
 
 
 def jl_dimension(n: int, epsilon: float) -> int:
@@ -41,16 +44,21 @@ def distortions(points: Float[np.ndarray, "n d"], images: Float[np.ndarray, "n m
 
 
 def coherence(directions: Float[np.ndarray, "n d"]) -> float:
-    """The largest |cosine| between two different rows."""
+    """The largest |cosine| between two different rows. Raises ConfigError for fewer than two."""
+    if len(directions) < 2:
+        raise ConfigError(f"{len(directions)} directions have no coherence; give 2 or more")
     unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    cosines = np.abs(unit @ unit.T)
-    np.fill_diagonal(cosines, 0.0)
-    return float(cosines.max())
+    worst = 0.0
+    for start in range(0, len(unit), _BLOCK):
+        cosines = unit[start : start + _BLOCK] @ unit[start:].T
+        np.fill_diagonal(cosines, 0.0)
+        worst = max(worst, float(cosines.max()), -float(cosines.min()))
+    return worst
 
 
 def welch_bound(n: int, d: int) -> float:
     """No n > d directions have a coherence below √((n − d) / (d (n − 1))) (Welch 1974); 0 for n ≤ d."""
-    return math.sqrt(max(n - d, 0) / (d * (n - 1)))
+    return math.sqrt(max(n - d, 0) / (d * max(n - 1, 1)))
 
 
 def random_coherence_bound(n: int, d: int, failure: float = 0.01) -> float:
@@ -69,6 +77,11 @@ def simplex(d: int) -> Float[np.ndarray, "n d"]:
     return basis / np.linalg.norm(basis, axis=1, keepdims=True)
 
 
+def rotation(d: int, *, generator: torch.Generator) -> Float[Tensor, "d d"]:
+    """A random rotation or reflection: values times it are read along directions of no particular basis, the same in all."""
+    return torch.linalg.qr(torch.randn(d, d, generator=generator)).Q
+
+
 def interference(
     directions: Float[np.ndarray, "n d"], active: int, *, draws: int, rng: np.random.Generator
 ) -> Float[np.ndarray, " draw"]:
@@ -78,7 +91,9 @@ def interference(
     """
     chosen = rng.random((draws, len(directions)), dtype=np.float32).argpartition(active - 1, axis=1)[:, :active]
     signs = rng.choice([-1.0, 1.0], size=chosen.shape)
-    sums = np.einsum("ra,rad->rd", signs, directions[chosen])
+    sums = np.zeros((draws, directions.shape[1]))
+    for sign, feature in zip(signs.T, chosen.T, strict=True):  # one at a time: all at once would be `active` times the memory
+        sums += sign[:, None] * directions[feature]
     return np.einsum("rd,rd->r", directions[chosen[:, 0]], sums) - signs[:, 0]
 
 
@@ -133,7 +148,7 @@ def train_toy(
     Features are 0 with probability `sparsity` and uniform on [0, 1] else; feature i has importance `importance`ⁱ in the loss
     Σᵢ importanceⁱ (xᵢ − x̂ᵢ)² (Elhage et al. 2022, "Demonstrating Superposition"). Adam, with a cosine fall of its rate to 0.
     """
-    generator = torch.Generator().manual_seed(torch_seed(seed, "toy model"))
+    generator = torch_generator(seed, "toy model")
     chance = 1 - torch.as_tensor(sparsity, dtype=torch.float32).expand(instances)[:, None, None]
     weights = importance ** torch.arange(features, dtype=torch.float32)
     directions = (START * torch.randn(instances, features, hidden, generator=generator) / hidden**0.5).requires_grad_()

@@ -34,6 +34,15 @@ def test_a_simplex_meets_the_welch_bound_and_one_direction_moved_breaks_it(d):
     assert superposition.coherence(corners) > 1 / d + 1e-3
 
 
+@pytest.mark.parametrize("n", [2, 128, 300])
+def test_the_coherence_of_any_number_of_directions_is_the_largest_cosine_off_the_diagonal(n):
+    directions = np.random.default_rng(n).standard_normal((n, 5)) * np.arange(1, n + 1)[:, None]
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    assert superposition.coherence(directions) == pytest.approx(np.triu(np.abs(unit @ unit.T), 1).max())
+    directions[-1] = -directions[0]
+    assert superposition.coherence(directions) == pytest.approx(1.0), "opposite directions overlap too"
+
+
 def test_the_bound_on_random_directions_is_the_tail_of_the_law_of_their_cosines():
     rng = np.random.default_rng(0)
     pairs = rng.standard_normal((2, 20_000, 8))
@@ -68,3 +77,18 @@ def test_dense_features_get_a_dimension_each_and_sparse_ones_share():
     assert (present[4:] == 5).float().mean() >= 0.75 and (present[:4] <= 3).all()
     again = superposition.train_toy(5, 2, sparsity=sparsity, instances=8, importance=0.9, steps=1500, batch=256)
     assert torch.equal(toy.directions, again.directions)
+
+
+def test_random_directions_are_more_coherent_than_welchs_bound_which_is_nothing_where_all_fit():
+    rng = np.random.default_rng(0)
+    for n in (33, 64, 256):
+        assert superposition.coherence(rng.standard_normal((n, 32))) > superposition.welch_bound(n, 32) > 0
+    assert superposition.welch_bound(8, 16) == superposition.welch_bound(1, 16) == 0
+    with pytest.raises(ConfigError, match="1 directions have no coherence; give 2 or more"):
+        superposition.coherence(np.ones((1, 4)))
+
+
+def test_a_rotation_keeps_lengths_and_follows_its_generator():
+    turns = [superposition.rotation(6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(turns[0], turns[1]) and not torch.allclose(turns[0], turns[2])
+    assert torch.allclose(turns[0] @ turns[0].T, torch.eye(6), atol=1e-6)

@@ -27,6 +27,16 @@ def test_every_claim_holds_at_full_size_and_every_control_misses_its_target(e03:
     assert_claims_hold(report)
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_closed_forms_hold_on_every_seed(e03: ModuleType) -> None:
+    for seed in range(20):
+        report, config = Report("E03", "score functions"), e03.Config(draws=3, circle=(4, 64), seed=seed)
+        e03.report_ranks(config, report)
+        e03.report_circle(config, report)
+        assert len(report.claims) == 4
+        assert_claims_hold(report)
+
+
 @pytest.mark.parametrize("keys", [3, 7, 100])
 def test_every_point_of_a_circle_has_its_largest_product_with_itself(e03: ModuleType, keys: int) -> None:
     points = e03.circle(keys)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from experiment_cases import assert_claims_hold, module_of
+from model_shapes import build
 
 from interp.report import Report
 
@@ -26,6 +27,17 @@ def test_every_claim_holds_and_every_control_misses_its_target(e06: ModuleType) 
         *("doubly-exponential", "skips", "gradient-pre", "gradient-post", "sum", "hyperplane", "sphere"),
     }
     assert_claims_hold(report)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_closed_forms_hold_on_every_seed(e06: ModuleType) -> None:
+    model = build("native")
+    for seed in range(20):
+        report, config = Report("E06", "residual and norm"), e06.Config(texts=2, seed=seed)
+        e06.report_sums(config, report, model)
+        e06.report_geometry(config, report)
+        assert len(report.claims) == 3
+        assert_claims_hold(report)
 
 
 def test_tokens_that_are_alike_do_not_differ_and_the_rest_is_the_norm_of_the_paper(e06: ModuleType) -> None:
