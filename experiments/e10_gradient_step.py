@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from interp import experiment, figures, stats
-from interp.models.hooked import Edit, HookedRootModule, HookPoint, Model
-from interp.models.multihead import Attention
+from interp.models.closed_forms_regression import LinearHead, best_rate, descent_step, step_of
+from interp.models.hooked import Edit, Model
 from interp.report import Report
 from interp.stats import Estimate
 from interp.tasks.regression import Regressions, regressions
@@ -35,49 +35,13 @@ class Config:
     steps: int = 1500
     batch: int = 2048
     learning_rate: float = 0.01  # falls linearly to 0
-    held_out: int = 20_000  # fresh rows on which everything is measured
+    held_out: int = 5000  # fresh rows on which everything is measured
     seeds: int = 20  # on which the weights written by hand are tested
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)  # largest |x| at which the trained layer is tried; it is trained at 1
     seed: int = 0
 
 
 QUICK = {"steps": 1000}
-
-
-class Products(nn.Module):
-    """z_i = Σ_j (q_i·k_j) v_j over all positions: attention with neither softmax nor normaliser."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hook_pattern = HookPoint()
-
-    def forward(
-        self,
-        q: Float[Tensor, "batch pos head d_head"],
-        k: Float[Tensor, "batch pos head d_head"],
-        v: Float[Tensor, "batch pos head d_head"],
-        *,
-        causal: bool,
-        seen: Bool[Tensor, "batch pos"] | None,
-    ) -> Float[Tensor, "batch pos head d_head"]:
-        assert not causal and seen is None
-        return torch.einsum("bhqk,bkhd->bqhd", self.hook_pattern(torch.einsum("bqhd,bkhd->bhqk", q, k)), v)
-
-
-class Layer(HookedRootModule):
-    """One head of linear attention beside the tokens (x, y) themselves; the last y is the answer. Biases stay 0."""
-
-    def __init__(self, d: int, generator: torch.Generator) -> None:
-        super().__init__()
-        size = d + 1
-        mixer = Products()
-        self.attn = Attention(size, 1, 1, size, causal=False, rotary=False, score=None, mixer=mixer, generator=generator)
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(not name.endswith("bias"))
-        self.setup()
-
-    def forward(self, tokens: Float[Tensor, "batch pos width"]) -> Float[Tensor, " batch"]:
-        return (tokens + self.attn(tokens))[:, -1, -1]
 
 
 def run(config: Config, report: Report) -> None:
@@ -100,36 +64,15 @@ def run(config: Config, report: Report) -> None:
 # ---- rows, layers, the step ----
 
 
-def generator(config: Config, *purpose: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, *purpose))
-
-
 def held_out(config: Config, *, scale: float = 1.0) -> Regressions:
-    return regressions(config.held_out, config.shown, config.width, generator=generator(config, "held out"), scale=scale)
-
-
-def best_rate(config: Config) -> float:
-    """The step that makes the expected loss least: with S = Σ x_i x_iᵀ, tr E[S] / tr E[S²] = 3 / (N + d − 1/5).
-
-    E[x²] = 1/3 and E[x⁴] = 1/5 for x ~ U(−1, 1).
-    """
-    return 3 / (config.shown + config.width - 1 / 5)
+    return regressions(
+        config.held_out, config.shown, config.width, generator=stats.torch_generator(config.seed, "held out"), scale=scale
+    )
 
 
 def fresh(config: Config) -> Model:
     """A layer with random weights."""
-    return Model.wrap(Layer(config.width, generator(config, "weights")).eval(), name="untrained")
-
-
-def constructed(d: int, rate: float) -> Model:
-    """The step as weights: queries and keys are x, values are y, and what is summed is multiplied by the rate."""
-    module = Layer(d, torch.Generator())
-    with torch.no_grad():
-        for part in (module.attn.q, module.attn.k):
-            part.weight.copy_(torch.diag(torch.tensor([1.0] * d + [0.0])))
-        module.attn.v.weight.copy_(torch.diag(torch.tensor([0.0] * d + [1.0])))
-        module.attn.o.weight.copy_(rate * torch.eye(d + 1))
-    return Model.wrap(module.eval(), name="written by hand")
+    return Model.wrap(LinearHead(config.width, generator=stats.torch_generator(config.seed, "weights")).eval(), name="untrained")
 
 
 def foreign_labels(rows: Regressions) -> Regressions:
@@ -139,14 +82,17 @@ def foreign_labels(rows: Regressions) -> Regressions:
 
 def trained(config: Config, shown_as: Callable[[Regressions], Regressions]) -> tuple[Model, list[float]]:
     """A layer trained on ½ (answer − y)², rows drawn anew at every step, and its loss along the way."""
-    module, drawn = Layer(config.width, generator(config, "weights")), generator(config, "batches")
+    module, drawn = (
+        LinearHead(config.width, generator=stats.torch_generator(config.seed, "weights")),
+        stats.torch_generator(config.seed, "batches"),
+    )
     weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(weights, lr=config.learning_rate)
     falling = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=config.steps)
     losses = []
     for _ in experiment.progress(range(config.steps), "training"):
         rows = shown_as(regressions(config.batch, config.shown, config.width, generator=drawn))
-        loss = (module(rows.tokens) - rows.answers).square().mean() / 2
+        loss = (module.answers(rows.tokens) - rows.answers).square().mean() / 2
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -187,10 +133,10 @@ def report_construction(config: Config, report: Report) -> None:
         "Queries and keys are x, values are y, and the sum is multiplied by the rate: the answer is `x_query · rate Σ y_i x_i`, "
         "as it is after one step of gradient descent from w = 0."
     )
-    rate, gaps = best_rate(config), []
-    hand, other = constructed(config.width, rate), fresh(config)
+    rate, gaps = best_rate(config.shown, config.width), []
+    hand, other = descent_step(config.width, rate), fresh(config)
     for number in range(config.seeds):
-        rows = regressions(1000, config.shown, config.width, generator=generator(config, "construction", number))
+        rows = regressions(1000, config.shown, config.width, generator=stats.torch_generator(config.seed, "construction", number))
         wanted = rows.after_descent(rate)
         gaps.append([float((each.run(rows.tokens).logits - wanted).abs().max()) for each in (hand, other)])
     report.claim(
@@ -210,7 +156,7 @@ def report_construction(config: Config, report: Report) -> None:
 def report_training(config: Config, report: Report, models: dict[str, Model], losses: list[float]) -> None:
     """Loss, sensitivities and effective step of the trained layer, beside those of the best step."""
     report.section("Trained")
-    rows, rate = held_out(config), best_rate(config)
+    rows, rate = held_out(config), best_rate(config.shown, config.width)
     wanted = rows.after_descent(rate)
     taught = rate * torch.einsum("epd,ep->ed", rows.x[:, :-1], rows.y[:, :-1])
     answers = {name: model.run(rows.tokens).logits for name, model in models.items()}
@@ -295,9 +241,9 @@ def draw_training(
 def report_weights(config: Config, report: Report, model: Model) -> None:
     """Training finds the weights that can be written by hand, up to a factor that queries, keys and values may share out."""
     report.section("The weights")
-    step = step_of(model)
+    step, rate = step_of(model), best_rate(config.shown, config.width)
     wanted = torch.eye(config.width, config.width + 1)
-    others = wanted[torch.randperm(config.width, generator=generator(config, "order"))]
+    others = wanted[torch.randperm(config.width, generator=stats.torch_generator(config.seed, "order"))]
     report.claim(
         "weights",
         "cosine of W_Q W_Kᵀ with the identity on x, and nothing on y",
@@ -321,19 +267,9 @@ def report_weights(config: Config, report: Report, model: Model) -> None:
         "weights",
         figures.heatmap(table, "key", "query", "weight", centre=0.0, title="W_Q W_Kᵀ, times what y writes to y"),
         data=table,
-        caption=f"By hand it is {best_rate(config):.2f} on the diagonal and 0 elsewhere. The query's own y is left out: it is 0.",
+        caption=f"By hand it is {rate:.2f} on the diagonal and 0 elsewhere. The query's own y is left out: it is 0.",
         alt="A diagonal of equal numbers, and next to nothing elsewhere.",
     )
-
-
-def step_of(model: Model) -> Float[Tensor, "d width"]:
-    """W_Q W_Kᵀ, times what a token's y writes to y through W_V W_O: by hand, rate · identity.
-
-    The row of the query's own y is left out: that y is 0.
-    """
-    attn = model.bridge.attn
-    with torch.no_grad():
-        return (attn.W_Q[0] @ attn.W_K[0].T)[:-1] * (attn.W_V[0] @ attn.W_O[0])[-1, -1]
 
 
 # ---- interventions ----
@@ -342,9 +278,9 @@ def step_of(model: Model) -> Float[Tensor, "d width"]:
 def report_patching(config: Config, report: Report, models: dict[str, Model]) -> None:
     """A label acts as the step says, by its value alone; without the head nothing is answered."""
     report.section("Interventions")
-    rows, rate = held_out(config), best_rate(config)
+    rows, rate = held_out(config), best_rate(config.shown, config.width)
     twin = rows.tokens.clone()
-    changed = torch.randn(len(rows), generator=generator(config, "labels"))
+    changed = torch.randn(len(rows), generator=stats.torch_generator(config.seed, "labels"))
     twin[:, 0, -1] += changed
     wanted = rate * changed * (rows.x[:, 0] * rows.x[:, -1]).sum(1)
     shares = {part: explained(patched(models["trained"], rows.tokens, twin, part), wanted, config.seed) for part in "vkq"}
@@ -410,7 +346,7 @@ def without_head(model: Model, tokens: Tensor) -> Float[Tensor, " example"]:
 def report_scales(config: Config, report: Report, model: Model) -> None:
     """Where x is larger than in training, the step is too long, and the layer errs as the step does."""
     report.section("Where the step is too long")
-    rate, lines, worst = best_rate(config), [], {}
+    rate, lines, worst = best_rate(config.shown, config.width), [], {}
     for scale in config.scales:
         rows = held_out(config, scale=scale)
         nothing = loss_of(torch.zeros(len(rows)), rows)

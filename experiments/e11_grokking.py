@@ -17,15 +17,16 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp import experiment, figures, stats
 from interp.mlp import fourier
 from interp.models.batches import Batch
-from interp.models.hooked import Edit, Model, native_module
-from interp.models.training import Course, Learner, constant, evenly, fit
+from interp.models.courses import Curves, measured
+from interp.models.hooked import Edit, Model
+from interp.models.lens import native_module
+from interp.models.training import Course, Learner, constant, evenly, fit, last_logits
 from interp.report import Report
-from interp.stats import Estimate
 from interp.tasks.answered import Answered
 from interp.tasks.modular import additions, split
 
@@ -113,9 +114,9 @@ def trained(config: Config, *, shuffled: bool = False) -> Study:
     """A model trained on a share of the table; `shuffled` gives every sum the answer of another one."""
     every = additions(config.p)
     if shuffled:
-        order = torch.randperm(len(every), generator=generator(config, "shuffled"))
+        order = torch.randperm(len(every), generator=stats.torch_generator(config.seed, "shuffled"))
         every = replace(every, answers=every.answers[order])
-    train, test = split(every, config.share, generator=generator(config, "split"))
+    train, test = split(every, config.share, generator=stats.torch_generator(config.seed, "split"))
     module = native_module(architecture(config), stats.torch_seed(config.seed, "weights"))
     learner = Learner(
         module,
@@ -138,23 +139,6 @@ def architecture(config: Config) -> dict[str, Any]:
     return sizes | vocabulary | kind
 
 
-def last_logits(module: Any, tokens: Tensor) -> Float[Tensor, "batch 1 d_vocab"]:
-    """Logits at the last position, all that is asked; what depends on a token and its place alone is computed once for each."""
-    (block,), attn = module.layers, module.layers[0].attn
-    table = module.tok_embed.weight + module.pos.weight[:, None]  # [pos token d_model]
-    rows = tokens + len(module.tok_embed.weight) * torch.arange(tokens.shape[1])
-    k, v = (F.embedding(rows, part(table).flatten(0, 1)).unflatten(-1, (attn.n_heads, -1)) for part in (attn.k, attn.v))
-    q = F.embedding(tokens[:, -1:], attn.q(table[-1])).unflatten(-1, (attn.n_heads, -1))
-    pattern = (torch.einsum("bqhd,bkhd->bhqk", q, k) / attn.scale).softmax(-1)
-    mixed = attn.o(torch.einsum("bhqk,bkhd->bqhd", pattern, v).flatten(-2))
-    last = F.embedding(tokens[:, -1:], table[-1]) + mixed
-    return module.head(last + block.mlp(last))
-
-
-def generator(config: Config, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, purpose))
-
-
 # ---- what a model says ----
 
 
@@ -171,16 +155,6 @@ def right(logits: Float[Tensor, "p p p"], on: Answered) -> Float[np.ndarray, " e
 def losses(logits: Float[Tensor, "p p p"], on: Answered) -> Float[np.ndarray, " example"]:
     """−ln p(answer) of each example, in nats."""
     return F.cross_entropy(logits[on.tokens[:, 0], on.tokens[:, 1]].double(), on.answers, reduction="none").numpy()
-
-
-def restricted(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> Float[Tensor, "p p p"]:
-    """Logits with nothing but the constant and these frequencies of a + b (Nanda et al. 2023, §5.1)."""
-    return fourier.along_sum(logits, [0, *frequencies])
-
-
-def excluded(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> Float[Tensor, "p p p"]:
-    """Logits without these frequencies of a + b."""
-    return logits - fourier.along_sum(logits, frequencies)
 
 
 # ---- it generalises, late ----
@@ -214,50 +188,65 @@ def report_generalisation(report: Report, study: Study, memorised: Study, shuffl
 def report_phases(report: Report, study: Study, memorised: Study) -> None:
     """By heart first, then by rule; the rule is seen to grow before the test loss falls."""
     report.section("Phases")
-    along = course(study)
-    by_heart = next((row for row in along if row["train, right"].mean() >= 0.99), along[-1])
+    along = measured(study.model, study.course.states, lambda model: measures(study, model))
+    known, right_then = along.values["train, right"].mean(0), along.values["test, right"]
+    by_heart = int(np.argmax(known >= 0.99)) if known.max() >= 0.99 else -1
     seed = study.config.seed
     report.claim(
         "by-heart",
-        f"share of the test sums right when 99 % of the training sums first are (step {by_heart['step']})",
-        stats.bootstrap(by_heart["test, right"], seed=seed),
+        f"share of the test sums right when 99 % of the training sums first are (step {along.steps[by_heart]:.0f})",
+        stats.bootstrap(right_then[:, by_heart], seed=seed),
         at_most=0.5,
         source=f"{SOURCE}; bound ours",
-        control=stats.bootstrap(along[-1]["test, right"], seed=seed),
+        control=stats.bootstrap(right_then[:, -1], seed=seed),
         control_text="the same after all steps",
     )
-    steps = np.array([row["step"] for row in along], dtype=float)
-    test = np.stack([row["test"] for row in along], 1)
-    hidden = np.stack([row["restricted"] for row in along], 1)
     report.claim(
         "before",
         "step at which the restricted loss is half fallen, over that of the test loss",
-        ratio_of_falls(steps, hidden, test, seed=seed),
+        along.ratio_of_falls("restricted", "test", seed=seed),
         at_most=0.95,
         source=f"{SOURCE}, §5.1; bound ours",
-        control=1.0,
-        control_text="a loss that falls with the test loss",
+        control=along.ratio_of_falls("test", "test", seed=seed),
+        control_text="the test loss itself",
     )
     names = {"train": "train", "test": "test", "restricted": "restricted (test)", "excluded": "excluded (train)"}
-    curves = [
-        {"step": row["step"], "loss": float(row[name].mean()), "kind": kind} for row in along for name, kind in names.items()
-    ]
-    table = pd.DataFrame(curves)
+    table = along.table(names, "loss")
     ticks = (0, 0.5, 1, 2, 5, 10, 20)
     axis = {"yscale": "symlog", "yticks": ticks, "yticklabels": [f"{each:g}" for each in ticks], "ylabel": "nats per sum"}
     report.figure(
         "phases",
-        figures.lines(table, "step", "loss", by="kind", xlabel="training step", **axis),
+        figures.lines(table, "step", "loss", by="measure", xlabel="training step", **axis),
         data=table,
         caption="Losses along training; linear below 1 and logarithmic above. Restricted: the logits' key frequencies of a + b "
         "alone. Excluded: all but these.",
         alt="Training loss falls at once; restricted loss falls next, then test loss, while excluded loss rises.",
     )
+    report_explained(along, report)
+    report_norms(study, memorised, report)
+
+
+def report_explained(along: Curves, report: Report) -> None:
+    """How much of the logits the formula is, along training."""
+    table = along.table({"explained": "one strength for all sums", "unevenly": "a strength for each sum"}, "share")
+    report.figure(
+        "explained",
+        figures.lines(table, "step", "share", by="measure", xlabel="training step", ylabel="variance explained", ylim=(0, 1)),
+        data=table,
+        caption="Share of the logits' variance that Σ α_k cos(w_k (a + b − c)) explains along training, at the final model's key "
+        "frequencies; with one strength α_k, and with one for each sum.",
+        alt="Both shares rise with the rule; the one with a strength for each sum stays above.",
+    )
+
+
+def report_norms(study: Study, memorised: Study, report: Report) -> None:
+    """What weight decay does."""
+    kept = {kind: sorted(each.course.states.items()) for kind, each in (("with weight decay", study), ("without", memorised))}
     sizes = pd.DataFrame(
         [
-            {"step": step, "norm": norm(state), "trained": kind}
-            for kind, each in (("with weight decay", study), ("without", memorised))
-            for step, state in sorted(each.course.states.items())
+            {"step": step, "norm": float(nn.utils.get_total_norm(state.values())), "trained": kind}
+            for kind, states in kept.items()
+            for step, state in states
         ]
     )
     report.figure(
@@ -269,53 +258,19 @@ def report_phases(report: Report, study: Study, memorised: Study) -> None:
     )
 
 
-def course(study: Study) -> list[dict[str, Any]]:
-    """For every kept state: the step, losses and right answers of each example; keys are those of the trained model."""
-    rows = []
-    for step, state in sorted(study.course.states.items()):
-        logits = answer_logits(study.model.with_weights(state, name=f"after {step} steps"), study.config.p)
-        rows.append(
-            {
-                "step": step,
-                "train": losses(logits, study.train),
-                "test": losses(logits, study.test),
-                "restricted": losses(restricted(logits, study.keys), study.test),
-                "excluded": losses(excluded(logits, study.keys), study.train),
-                "train, right": right(logits, study.train),
-                "test, right": right(logits, study.test),
-            }
-        )
-    return rows
-
-
-def half_fallen(steps: Float[np.ndarray, " step"], curve: Float[np.ndarray, " step"]) -> float:
-    """The last step at which a curve is half fallen from its largest value to its last; the last of all if it does not fall."""
-    level = (curve.max() + curve[-1]) / 2
-    if curve[-1] >= level:
-        return float(steps[-1])
-    above = int(np.flatnonzero(curve > level).max())
-    return float(np.interp(-level, -curve[above : above + 2], steps[above : above + 2]))
-
-
-def ratio_of_falls(
-    steps: Float[np.ndarray, " step"],
-    one: Float[np.ndarray, "example step"],
-    other: Float[np.ndarray, "example step"],
-    *,
-    seed: int,
-) -> Estimate:
-    """Ratio of the steps at which two mean curves are half fallen; examples are resampled together."""
-
-    def compared(rows: np.ndarray) -> float:
-        picked = rows.astype(int)
-        return half_fallen(steps, one[picked].mean(0)) / half_fallen(steps, other[picked].mean(0))
-
-    return stats.bootstrap(np.arange(len(one)), statistic=compared, resamples=200, seed=seed)
-
-
-def norm(state: dict[str, Tensor]) -> float:
-    """Of all weights together."""
-    return float(torch.stack([each.square().sum() for each in state.values()]).sum().sqrt())
+def measures(study: Study, model: Model) -> dict[str, Float[np.ndarray, " example"]]:
+    """Losses and right answers of each example, and what the formula explains; keys are those of the trained model."""
+    logits, keys = answer_logits(model, study.config.p), study.keys
+    return {
+        "train": losses(logits, study.train),
+        "test": losses(logits, study.test),
+        "restricted": losses(fourier.restricted(logits, keys), study.test),
+        "excluded": losses(fourier.excluded(logits, keys), study.train),
+        "train, right": right(logits, study.train),
+        "test, right": right(logits, study.test),
+        "explained": np.array([fourier.explained(logits, keys)]),
+        "unevenly": np.array([fourier.explained_unevenly(logits, keys)]),
+    }
 
 
 # ---- by a few frequencies ----
@@ -357,20 +312,20 @@ def report_logits(report: Report, study: Study, memorised: Study) -> None:
     report.claim(
         "restricted",
         "share of the test sums right with the key frequencies of a + b alone in the logits",
-        stats.bootstrap(right(restricted(logits, study.keys), study.test), seed=seed),
+        stats.bootstrap(right(fourier.restricted(logits, study.keys), study.test), seed=seed),
         at_least=0.99,
         source=f"{SOURCE}, §5.1",
-        control=stats.bootstrap(right(restricted(logits, study.others), study.test), seed=seed),
+        control=stats.bootstrap(right(fourier.restricted(logits, study.others), study.test), seed=seed),
         control_text="as many other frequencies",
     )
     report.claim(
         "excluded",
         "loss on training sums without them",
-        stats.bootstrap(losses(excluded(logits, study.keys), study.train), seed=seed),
+        stats.bootstrap(losses(fourier.excluded(logits, study.keys), study.train), seed=seed),
         at_least=np.log(study.config.p),
         unit="nats",
         source=f"{SOURCE}, §5.1; bound ours, that of guessing: ln p",
-        control=stats.bootstrap(losses(excluded(logits, study.others), study.train), seed=seed),
+        control=stats.bootstrap(losses(fourier.excluded(logits, study.others), study.train), seed=seed),
         control_text="without as many other frequencies",
     )
     shares = {name: float(fourier.explained(each.logits, study.keys)) for name, each in (("own", study), ("other", memorised))}
@@ -383,23 +338,14 @@ def report_logits(report: Report, study: Study, memorised: Study) -> None:
         control=shares["other"],
         control_text="trained without weight decay",
     )
-    uneven, by_chance = (explained_unevenly(logits, each) for each in (study.keys, study.others))
+    uneven, by_chance = (fourier.explained_unevenly(logits, each) for each in (study.keys, study.others))
     report.text(
         f"One strength for all sums explains {shares['own']:.2f} of the variance, a strength for each sum {uneven:.2f} (with as "
-        f"many other frequencies {by_chance:.2f}). How loud an answer is depends on a and b, for a neuron reads "
-        "`cos w_k a + cos w_k b = 2 cos(w_k (a − b)/2) cos(w_k (a + b)/2)`: the strength of a frequency rises and falls with "
-        "a − b. Several frequencies even that out, and here they are few. That is part of the gap to the paper's 95 %. "
-        "The rest lies at other frequencies of c and at shifted angles."
+        f"many other frequencies {by_chance:.2f}). The first difference is that a neuron reads "
+        "`cos w_k a + cos w_k b = 2 cos(w_k (a − b)/2) cos(w_k (a + b)/2)`: how loud a frequency is depends on a − b. "
+        "The rest lies at other frequencies of c and at shifted angles. Both shares are drawn along training above: where "
+        "examples are few they swing for long after all sums are right."
     )
-
-
-def explained_unevenly(logits: Float[Tensor, "p p p"], frequencies: Sequence[int]) -> float:
-    """Share of the variance over answers that cos(w_k (a + b − c)) explains with a strength for every k and every sum."""
-    p = len(logits)
-    a, b, c = torch.arange(p)[:, None, None], torch.arange(p)[:, None], torch.arange(p)
-    centred = (logits - logits.mean(2, keepdim=True)).double()
-    turned = fourier.basis(p)[1::2][:, (a + b - c) % p][[k - 1 for k in frequencies]]  # unit cosines of a + b − c
-    return float(torch.einsum("kabc,abc->kab", turned, centred).square().sum() / centred.square().sum())
 
 
 # ---- neurons ----
@@ -491,24 +437,20 @@ def report_edits(report: Report, study: Study) -> None:
         name: stats.bootstrap(right(with_frequencies(study, frequencies), study.test), seed=seed)
         for name, frequencies in kept.items()
     }
-    report.claim(
-        "keys-suffice",
-        "share of the test sums right when the embeddings of numbers have nothing but the key frequencies",
-        found["key frequencies alone"],
-        at_least=0.95,
-        source=f"{SOURCE}, §4.4; bound ours",
-        control=found["as many others alone"],
-        control_text="nothing but as many others",
+    wanted: tuple[tuple[str, str, str, dict[str, Any], str], ...] = (
+        ("keys-suffice", "nothing but the key frequencies", "key frequencies alone", {"at_least": 0.95}, "as many others alone"),
+        ("keys-needed", "all but the key frequencies", "all but the keys", {"at_most": 0.1}, "all but as many others"),
     )
-    report.claim(
-        "keys-needed",
-        "the same when they have all but the key frequencies",
-        found["all but the keys"],
-        at_most=0.1,
-        source=f"{SOURCE}, §4.4; bound ours",
-        control=found["all but as many others"],
-        control_text="all but as many others",
-    )
+    for slug, text, kind, target, control in wanted:
+        report.claim(
+            slug,
+            f"share of the test sums right when the embeddings of numbers have {text}",
+            found[kind],
+            **target,
+            source=f"{SOURCE}, §4.4; bound ours",
+            control=found[control],
+            control_text=control,
+        )
     table = pd.DataFrame([{"embeddings": name, "right": e.value, "low": e.low, "high": e.high} for name, e in found.items()])
     report.figure(
         "edits",

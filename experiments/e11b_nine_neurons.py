@@ -73,13 +73,9 @@ def accuracy(logits: Float[Tensor, "p p p"]) -> float:
     return float((logits.flatten(0, 1).argmax(1) == additions(p).answers).double().mean())
 
 
-def generator(config: Config, *purpose: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, *purpose))
-
-
 def frequencies(config: Config, p: int) -> list[int]:
     """One frequency for every seed."""
-    return (1 + torch.randint(p // 2, (config.seeds,), generator=generator(config, "frequencies", p))).tolist()
+    return (1 + torch.randint(p // 2, (config.seeds,), generator=stats.torch_generator(config.seed, "frequencies", p))).tolist()
 
 
 # ---- the closed form ----
@@ -120,7 +116,7 @@ def report_closed_form(config: Config, report: Report) -> None:
 def random_adder(config: Config, width: int, number: int) -> tuple[float, float]:
     """Accuracy and explained share of a network whose phases are drawn at random."""
     frequency = frequencies(config, config.p)[number]
-    phases = drawn(width, generator=generator(config, "phases", width, number))
+    phases = drawn(width, generator=stats.torch_generator(config.seed, "phases", width, number))
     logits = answer_logits(adder(config.p, frequency, phases), config.p)
     return accuracy(logits), fourier.explained(logits, [frequency])
 
@@ -208,8 +204,8 @@ def report_random(config: Config, report: Report) -> None:
 def report_trained(config: Config, report: Report) -> None:
     """A trained network of such neurons is built by the same law."""
     report.section("Trained")
-    train, test = split(additions(config.p), config.share, generator=generator(config, "split"))
-    fresh = QuadraticMlp(config.p, config.trained_width, generator=generator(config, "weights"))
+    train, test = split(additions(config.p), config.share, generator=stats.torch_generator(config.seed, "split"))
+    fresh = QuadraticMlp(config.p, config.trained_width, generator=stats.torch_generator(config.seed, "weights"))
     module = trained(config, train)
     models = {"trained": Model.wrap(module), "untrained": Model.wrap(fresh.eval())}
     logits = {name: answer_logits(model, config.p) for name, model in models.items()}
@@ -254,7 +250,7 @@ def report_phases(config: Config, report: Report, module: QuadraticMlp, fresh: Q
         f"{single.sum()} of {len(single)} neurons have {OWN_FREQUENCY:.0%} of what they write at one frequency. Those that share "
         f"themselves out among several have no phase of their own: over all neurons the mean cosine is {gap.mean():.2f}."
     )
-    order = torch.randperm(config.trained_width, generator=generator(config, "order"))
+    order = torch.randperm(config.trained_width, generator=stats.torch_generator(config.seed, "order"))
     pure, mixed = (purified(module, order=each) for each in (None, order))
     report.claim(
         "pure",
@@ -279,7 +275,7 @@ def report_phases(config: Config, report: Report, module: QuadraticMlp, fresh: Q
 
 def trained(config: Config, train: Answered) -> QuadraticMlp:
     """A network trained on the squared error of its logits, as Gromov's, on all examples at every step."""
-    module = QuadraticMlp(config.p, config.trained_width, generator=generator(config, "weights"))
+    module = QuadraticMlp(config.p, config.trained_width, generator=stats.torch_generator(config.seed, "weights"))
     optimizer = torch.optim.AdamW(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     wanted = F.one_hot(train.answers, config.p).float()
     for _ in experiment.progress(range(config.steps), "training"):

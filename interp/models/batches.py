@@ -27,13 +27,29 @@ class Batch:
     targets: the token asked for at every position, [batch pos], or the probabilities of all, [batch pos d_vocab]. Where they are
     shorter than the rows, the last logits are not asked for anything.
     counted: the targets that count; all without it. told: those whose mean loss the curve tells; those that count without it.
+
+    Raises TrainingError for targets of more rows or positions than the tokens, unless a decoder's input stands beside them, for
+    marks of another shape than the targets, and where no target counts.
     """
 
     tokens: Int[Tensor, "batch _"]
-    targets: Int[Tensor, "batch pos"] | Float[Tensor, "batch pos d_vocab"]
-    counted: Bool[Tensor, "batch pos"] | None = None
-    told: Bool[Tensor, "batch pos"] | None = None
+    targets: Int[Tensor, "_ _"] | Float[Tensor, "_ _ d_vocab"]
+    counted: Bool[Tensor, "_ _"] | None = None
+    told: Bool[Tensor, "_ _"] | None = None
     beside: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = self.beside.get("decoder_input", self.tokens)
+        wanted, given = list(self.targets.shape[:2]), list(rows.shape)
+        if wanted[0] != given[0] or wanted[1] > given[1] or len(self.tokens) != given[0]:
+            raise TrainingError(
+                f"{wanted} targets for {given} tokens; give as many rows of both, and no more targets than tokens"
+            )
+        for name, marks in (("counted", self.counted), ("told", self.told)):
+            if marks is not None and list(marks.shape) != wanted:
+                raise TrainingError(f"{name} has shape {list(marks.shape)}, the targets {wanted}; mark every target")
+            if marks is not None and not marks.any():
+                raise TrainingError(f"{name} marks none of the {wanted} targets, so there is no mean loss; mark one at least")
 
 
 def next_token(tokens: Int[Tensor, "batch pos"], *, told: Bool[Tensor, "batch pos"] | None = None) -> Batch:

@@ -6,13 +6,15 @@
 
 Adam with β = (0.9, 0.98) as in Vaswani et al. 2017, §5.3, with decoupled weight decay where it is asked for; gradients clipped.
 All that is random (weights, batches, dropout) comes from generators of its own, so a course is a function of its seeds.
-Fine-tuning is the same on a trained module. What a step asks is in `interp.models.batches`.
+Fine-tuning is the same on a trained module. What a step asks is in `interp.models.batches`, what is measured on the way in
+`interp.models.evaluations`.
 
 Must not know: hooks, analyses, reports.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +26,9 @@ from torch import Tensor, nn
 
 from interp.errors import TrainingError
 from interp.models.batches import Batch
+from interp.models.evaluations import losses
 from interp.models.parts import Dropout
-from interp.stats import torch_seed
+from interp.stats import torch_generator
 
 # ---- how fast: the learning rate of every step, counted from 1 ----
 
@@ -33,7 +36,8 @@ Schedule = Callable[[int], float]
 
 
 def constant(rate: float, warmup: int = 1) -> Schedule:
-    """Linear warm-up over `warmup` steps, then `rate`."""
+    """Linear warm-up over `warmup` steps, then `rate`. Like all schedules raises TrainingError for a warm-up below one step."""
+    _require_warmup(warmup)
     return lambda step: rate * min(1.0, step / warmup)
 
 
@@ -42,12 +46,24 @@ def noam(d_model: int, warmup: int, factor: float = 1.0) -> Schedule:
 
     Vaswani et al. 2017, eq. 3.
     """
+    _require_warmup(warmup)
     return lambda step: factor * d_model**-0.5 * min(step**-0.5, step * warmup**-1.5)
 
 
 def linear_decay(rate: float, warmup: int, steps: int) -> Schedule:
-    """Linear warm-up to `rate` over `warmup` steps, then linearly down to nothing after step `steps`."""
+    """Linear warm-up to `rate` over `warmup` steps, then linearly down to nothing after step `steps`.
+
+    Raises TrainingError for a warm-up that is longer than that.
+    """
+    _require_warmup(warmup)
+    if warmup > steps:
+        raise TrainingError(f"warmup={warmup} of steps={steps} leaves none to train at the rate; warm up for fewer")
     return lambda step: rate * min(step / warmup, max(0.0, (steps + 1 - step) / (steps + 1 - warmup)))
+
+
+def _require_warmup(warmup: int) -> None:
+    if warmup < 1:
+        raise TrainingError(f"warmup={warmup}: steps are counted from 1; use 1 for none")
 
 
 # ---- the loop ----
@@ -71,7 +87,8 @@ class Learner:
 
     schedule: learning rate of every step. weight_decay: decoupled (Loshchilov & Hutter 2019). clip: largest norm of the gradient;
     None leaves it as it is. label_smoothing: ε of Szegedy et al. 2016, spread over all tokens, the right one among them.
-    seed: of dropout. forward: how logits come out of the module. Raises TrainingError for a module without trainable parameters.
+    seed: of dropout. forward: how logits come out of the module. Raises TrainingError for a module without trainable parameters,
+    and for smoothing outside 0 … 1.
     """
 
     def __init__(
@@ -95,9 +112,11 @@ class Learner:
         self.parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
         if not self.parameters:
             raise TrainingError(f"this {type(module).__name__} has no parameter to train; let some require gradients")
+        if not 0 <= label_smoothing <= 1:
+            raise TrainingError(f"label_smoothing={label_smoothing} is a share of each label; use a number from 0 to 1")
         self.optimizer = torch.optim.AdamW(self.parameters.values(), betas=(0.9, 0.98), weight_decay=weight_decay)
         self.steps = 0
-        self.generator = torch.Generator().manual_seed(torch_seed(seed, "dropout"))
+        self.generator = torch_generator(seed, "dropout")
         for part in module.modules():
             if isinstance(part, Dropout):
                 part.generator = self.generator
@@ -105,10 +124,8 @@ class Learner:
     def step(self, batch: Batch) -> Float[Tensor, "batch pos"]:
         """One step on the mean loss of the targets that count. Returns every target's loss before the step, in nats."""
         self.module.train()
-        logits = self.forward(self.module, batch)[:, : batch.targets.shape[1]]
-        targets = batch.targets if batch.targets.ndim == 2 else batch.targets.transpose(1, 2)
-        losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=self.label_smoothing)
-        mean = losses.mean() if batch.counted is None else (losses * batch.counted).sum() / batch.counted.sum()
+        each = losses(self.forward(self.module, batch), batch, label_smoothing=self.label_smoothing)
+        mean = each.mean() if batch.counted is None else (each * batch.counted).sum() / batch.counted.sum()
         self.steps += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.steps)
@@ -117,7 +134,13 @@ class Learner:
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
         self.optimizer.step()
-        return losses.detach()
+        return each.detach()
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
+        """What the module answers now, in evaluation mode: what `evaluations` measure."""
+        self.module.eval()
+        return self.forward(self.module, batch)
 
     def state(self) -> dict[str, Tensor]:
         """All that the next steps depend on but the batches, as copies: weights, moments, dropout's generator, steps taken."""
@@ -128,15 +151,26 @@ class Learner:
         return copies | {"generator": self.generator.get_state(), "steps": torch.tensor(self.steps)}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from `state`, to the same bits as if there had been no break."""
+        """Goes on from `state`, to the same bits as if there had been no break.
+
+        Raises TrainingError for the state of another module.
+        """
         prefix = "module/"
         weights = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        _require_same(weights, self.module.state_dict())
         self.module.load_state_dict(weights)
         for name, parameter in self.parameters.items():
             keys = [key for key in state if key.rpartition("/")[0] == f"optimizer/{name}"]
             self.optimizer.state[parameter] = {key.rpartition("/")[2]: state[key].clone() for key in keys}
         self.generator.set_state(state["generator"])
         self.steps = int(state["steps"])
+
+
+def _require_same(kept: Mapping[str, Tensor], mine: Mapping[str, Tensor]) -> None:
+    for name in {**mine, **kept}:
+        there, here = (list(each[name].shape) if name in each else "missing" for each in (kept, mine))
+        if there != here:
+            raise TrainingError(f"the state is of another module: {name} is {there} there and {here} here; build the same module")
 
 
 @dataclass(frozen=True)
@@ -165,9 +199,9 @@ def fit(
 
     checkpoints: steps after which the weights are kept; 0 is before the first. evaluations: what is measured, without gradient
     and in evaluation mode, before the first step, after every `every` steps and after the last. on_step: called with the steps
-    taken and the loss after each.
+    taken and the loss after each. Raises TrainingError when a loss is not finite.
     """
-    losses: list[float] = []
+    curve: list[float] = []
     evaluated: dict[str, dict[int, float]] = {name: {} for name in evaluations or {}}
     states: dict[int, dict[str, Tensor]] = {}
 
@@ -184,13 +218,15 @@ def fit(
     for batch in batches:
         found = learner.step(batch)
         told = batch.counted if batch.told is None else batch.told
-        losses.append(float((found if told is None else found[told]).mean()))
+        curve.append(float((found if told is None else found[told]).mean()))
+        if not math.isfinite(curve[-1]):
+            raise TrainingError(f"the loss of step {learner.steps} is {curve[-1]}; lower the learning rate, or clip the gradient")
         look()
         if on_step is not None:
-            on_step(learner.steps, losses[-1])
+            on_step(learner.steps, curve[-1])
     look(last=True)
     learner.module.eval()
-    return Course(tuple(losses), evaluated, states)
+    return Course(tuple(curve), evaluated, states)
 
 
 def evenly(steps: int, n: int) -> list[int]:
@@ -217,6 +253,22 @@ def fast_logits(module: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, 
         if not block.cfg.attn_only:
             residual = residual + block.mlp(block.ln2(residual))
     return module.head(module.ln_out(residual))
+
+
+def last_logits(module: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch 1 d_vocab"]:
+    """`fast_logits` at the last position alone, of a model of one layer with learned positions and no norms.
+
+    What depends on a token and its place alone is computed once for each of them, not once for each row.
+    """
+    (block,), attn = module.layers, module.layers[0].attn
+    table = module.tok_embed.weight + module.pos.weight[: tokens.shape[1], None]  # [pos token d_model]
+    rows = tokens + len(module.tok_embed.weight) * torch.arange(tokens.shape[1])
+    k, v = (F.embedding(rows, part(table).flatten(0, 1)).unflatten(-1, (attn.n_heads, -1)) for part in (attn.k, attn.v))
+    q = F.embedding(tokens[:, -1:], attn.q(table[-1])).unflatten(-1, (attn.n_heads, -1))
+    pattern = (torch.einsum("bqhd,bkhd->bhqk", q, k) / attn.scale).softmax(-1)
+    mixed = attn.o(torch.einsum("bhqk,bkhd->bqhd", pattern, v).flatten(-2))
+    last = F.embedding(tokens[:, -1:], table[-1]) + mixed
+    return module.head(last + block.mlp(last))
 
 
 def _attention(attn: Any, x: Float[Tensor, "batch pos d_model"], hidden: Float[Tensor, "pos pos"]) -> Tensor:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from experiment_cases import assert_claims_hold, module_of
 
-from interp.models.hooked import Model, native_module
 from interp.report import Report
 from interp.tasks.modular import additions
 
@@ -33,41 +32,12 @@ def brief(e11: ModuleType) -> object:
     return e11.trained(e11.Config(p=P, share=0.6, d_model=16, n_heads=2, d_mlp=8, steps=4, checkpoints=3))
 
 
-def test_logits_of_the_last_position_are_those_of_the_hooked_model(e11: ModuleType) -> None:
-    module = native_module(e11.architecture(e11.Config(p=P, d_mlp=8)), 0)
-    tokens = additions(P).tokens
-    with torch.no_grad():
-        fast = e11.last_logits(module, tokens)
-    torch.testing.assert_close(fast[:, 0], Model.wrap(module.eval()).run(tokens).logits[:, 2])
-
-
 def test_losses_and_right_answers_are_those_of_the_examples(e11: ModuleType, wave: torch.Tensor) -> None:
     some = additions(P)[torch.tensor([0, 10, 20])]
     assert e11.right(wave, some).tolist() == [1, 1, 1]
     assert e11.right(-wave, some).tolist() == [0, 0, 0]
     expected = float((wave[0, 0].double() - 5).logsumexp(0))
     np.testing.assert_allclose(e11.losses(wave, some), [expected] * 3, rtol=1e-5)
-
-
-def test_restricted_and_excluded_logits_are_the_wave_and_nothing(e11: ModuleType, wave: torch.Tensor) -> None:
-    torch.testing.assert_close(e11.restricted(wave, [2]), wave)
-    torch.testing.assert_close(e11.excluded(wave, [2]), torch.zeros_like(wave), atol=1e-5, rtol=0)
-    torch.testing.assert_close(e11.excluded(wave, [1, 3]), wave)
-
-
-def test_uneven_strengths_explain_what_one_strength_cannot(e11: ModuleType, wave: torch.Tensor) -> None:
-    uneven = wave * (1 + torch.arange(P))[:, None, None]
-    assert e11.explained_unevenly(uneven, [2]) == pytest.approx(1)
-    assert e11.fourier.explained(uneven, [2]) == pytest.approx(0.8)  # 16 / 20: square of the mean over mean of the squares
-    assert e11.explained_unevenly(uneven, [1]) == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("curve", "step"), [([4, 4, 0, 0], 15), ([0, 8, 8, 4, 0], 30), ([4, 0, 3, 0], 20 + 10 / 3), ([1, 1, 1, 1], 30), ([0, 1], 10)]
-)
-def test_a_curve_is_half_fallen_when_it_is_so_for_the_last_time(e11: ModuleType, curve: list[float], step: float) -> None:
-    steps = 10.0 * np.arange(len(curve))
-    assert e11.half_fallen(steps, np.array(curve, dtype=float)) == pytest.approx(step)
 
 
 def test_embeddings_with_all_frequencies_change_nothing(e11: ModuleType, brief) -> None:
@@ -80,8 +50,11 @@ def test_a_study_has_keys_and_as_many_others(brief) -> None:
     assert sorted(brief.course.states) == [0, 2, 4]
 
 
-def test_the_course_ends_with_the_trained_model(e11: ModuleType, brief) -> None:
-    np.testing.assert_allclose(e11.course(brief)[-1]["test"], e11.losses(brief.logits, brief.test), rtol=1e-5)
+def test_measures_of_the_last_weights_are_those_of_the_trained_model(e11: ModuleType, brief) -> None:
+    found = e11.measures(brief, brief.model.with_weights(brief.course.states[4], name="last"))
+    np.testing.assert_allclose(found["test"], e11.losses(brief.logits, brief.test), rtol=1e-5)
+    np.testing.assert_allclose(found["explained"], [e11.fourier.explained(brief.logits, brief.keys)], rtol=1e-5)
+    assert found["unevenly"] > found["explained"] and len(found["excluded"]) == len(brief.train)
 
 
 def test_a_shuffled_table_asks_other_answers_of_the_same_sums(e11: ModuleType, brief) -> None:

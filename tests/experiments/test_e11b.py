@@ -1,4 +1,4 @@
-"""E11b in its quick form, and its parts on cases that are known."""
+"""E11b at full size, and its parts on cases that are known."""
 
 from __future__ import annotations
 
@@ -29,11 +29,20 @@ def test_an_identity_with_a_letter_is_found_beside_the_one_without(name: str) ->
 @pytest.mark.slow
 def test_every_claim_holds_and_every_control_misses_its_target(e11b: ModuleType) -> None:
     report = Report("E11b", "nine neurons")
-    e11b.run(e11b.Config(**e11b.QUICK), report)
+    e11b.run(e11b.Config(), report)
     assert {claim.id for claim in report.claims} == {
         *(f"E11b.{slug}" for slug in ("accuracy", "explained", "one-less", "all-needed", "random-phases")),
         *(f"E11b.{slug}" for slug in ("learned", "trained-explained", "phases", "pure")),
     }
+    assert_claims_hold(report)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_closed_forms_hold_on_every_seed(e11b: ModuleType, seed: int) -> None:
+    report, config = Report("E11b", "nine neurons"), e11b.Config(moduli=(23,), p=23, seeds=3, seed=seed)
+    e11b.report_closed_form(config, report)
+    e11b.report_ablation(config, report)
+    assert len(report.claims) == 4
     assert_claims_hold(report)
 
 

@@ -1,5 +1,8 @@
 """Claims about training: the fast forward is the model's own, the loop the plain one to the bit, and a course can be broken."""
 
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -9,9 +12,12 @@ from model_shapes import NATIVE, OWNS, case_of
 from safetensors.torch import load_file, save_file
 
 from interp.errors import TrainingError
-from interp.models.batches import answers, masked, next_token, sequence_to_sequence, taught
-from interp.models.hooked import Model, native_module
-from interp.models.training import Learner, constant, evenly, fast, fast_logits, fit, linear_decay, noam
+from interp.models.batches import Batch, answers, masked, next_token, sequence_to_sequence, taught
+from interp.models.evaluations import accuracy
+from interp.models.generation import continued
+from interp.models.hooked import Model
+from interp.models.lens import native_module
+from interp.models.training import Learner, constant, evenly, fast, fast_logits, fit, last_logits, linear_decay, noam, plain
 from interp.models.transformer import TransformerConfig, transformer
 from interp.tasks.modular import additions
 from interp.tasks.sequences import reversal
@@ -42,22 +48,22 @@ def test_the_fast_forward_is_the_models_own(extra):
 
 
 def test_the_loop_is_the_plain_one_to_the_bit():
-    module, plain = native_module(NATIVE, 0), native_module(NATIVE, 0)
+    module, other = native_module(NATIVE, 0), native_module(NATIVE, 0)
     course = fit(
         Learner(module, schedule=constant(3e-3, 4), weight_decay=0.1, forward=fast), [next_token(TOKENS)] * 6, checkpoints=[6]
     )
-    optimizer = torch.optim.AdamW(plain.parameters(), betas=(0.9, 0.98), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(other.parameters(), betas=(0.9, 0.98), weight_decay=0.1)
     losses = []
     for step in range(6):
         optimizer.param_groups[0]["lr"] = 3e-3 * min(1.0, (step + 1) / 4)
-        each = F.cross_entropy(fast_logits(plain, TOKENS)[:, :-1].transpose(1, 2), TOKENS[:, 1:], reduction="none")
+        each = F.cross_entropy(fast_logits(other, TOKENS)[:, :-1].transpose(1, 2), TOKENS[:, 1:], reduction="none")
         optimizer.zero_grad()
         each.mean().backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
         optimizer.step()
-        losses.append(float(each.mean()))
+        losses.append(float(each.mean().detach()))
     assert course.losses == tuple(losses)
-    assert all(torch.equal(tensor, course.states[6][name]) for name, tensor in plain.state_dict().items())
+    assert all(torch.equal(tensor, course.states[6][name]) for name, tensor in other.state_dict().items())
 
 
 def test_a_step_tells_the_loss_of_every_target_before_it():
@@ -99,6 +105,15 @@ def test_label_smoothing_gives_every_other_token_its_share():
     log_p = fast_logits(learner.module, TOKENS)[:, :-1].log_softmax(-1)
     wanted = torch.full_like(log_p, 0.2 / 50).scatter_add(2, TOKENS[:, 1:, None], torch.full((4, 9, 1), 0.8))
     torch.testing.assert_close(learner.step(next_token(TOKENS)), -(wanted * log_p).sum(-1).detach())
+
+
+def test_a_clipped_gradient_has_its_direction_still():
+    grads = []
+    for clip in (None, 1e-2):
+        learner = Learner(native_module(NATIVE, 0), schedule=constant(1e-3), clip=clip, forward=fast)
+        learner.step(next_token(TOKENS))
+        grads.append(torch.cat([each.grad.flatten() for each in learner.parameters.values() if each.grad is not None]))
+    torch.testing.assert_close(grads[1], grads[0] * 1e-2 / grads[0].norm(), rtol=1e-3, atol=1e-8)
 
 
 def test_the_gradient_is_clipped_to_its_largest_norm():
@@ -193,7 +208,99 @@ def test_a_student_learns_what_its_teacher_would_say():
     ] == pytest.approx(float(least), abs=1e-5)
 
 
+def test_answers_along_training_are_those_of_evaluation():
+    learner = Learner(vaswani(dropout=0.3), schedule=constant(1e-3))
+    held = reversals(1)[0]
+    learner.step(held)
+    first, again = learner.logits(held), learner.logits(held)
+    assert torch.equal(first, again) and not first.requires_grad
+    found = Model.wrap(learner.module).run(held.tokens, **dict[str, Any](held.beside)).logits
+    torch.testing.assert_close(first, found)
+    assert not torch.equal(plain(learner.module.train(), held), first)
+
+
+def test_a_model_is_tuned_on_rows_that_were_chosen_and_forgets_none_of_its_weights_otherwise():
+    """Curated data: the same loop on a trained module, here with all but the unembedding frozen."""
+    course = fit(
+        Learner(native_module(NATIVE, 0), schedule=constant(3e-3, 5), forward=fast), [next_token(TOKENS)] * 30, checkpoints=[30]
+    )
+    module = native_module(NATIVE, 1)
+    module.load_state_dict(course.states[30])
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+    chosen = next_token(TOKENS.flip(1))
+    losses = fit(Learner(module, schedule=constant(3e-2), forward=fast), [chosen] * 30).losses
+    assert losses[-1] < 0.5 * losses[0]
+    changed = {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, course.states[30][name])}
+    assert changed and all(name.startswith("head") for name in changed)
+
+
+def test_a_student_learns_from_rows_that_a_teacher_wrote():
+    """The teacher follows one row of tokens; a student trained on what it writes does too."""
+    teacher = native_module(NATIVE, 0)
+    fit(Learner(teacher, schedule=constant(1e-2, 5), forward=fast), [next_token(TOKENS)] * 60)
+    written = continued(Model.wrap(teacher), TOKENS[:, :2].repeat(4, 1), 8, generator=generator())
+    assert (written.view(4, 4, 10) == TOKENS).float().mean() > 0.9
+    student = Learner(native_module(NATIVE, 5), schedule=constant(1e-2, 5), forward=fast)
+    fit(student, [next_token(written)] * 60)
+    assert accuracy(student.logits(next_token(TOKENS)), next_token(TOKENS)) > 0.9
+    fresh = Learner(native_module(NATIVE, 5), schedule=constant(1e-2, 5), forward=fast)
+    assert accuracy(fresh.logits(next_token(TOKENS)), next_token(TOKENS)) < 0.2
+
+
+@pytest.mark.parametrize("p", [5, 7])
+def test_logits_of_the_last_position_are_those_of_the_hooked_model(p):
+    one_layer = NATIVE | {"n_layers": 1, "n_ctx": 3, "d_vocab": p + 1, "normalization_type": None, "act_fn": "relu"}
+    module, tokens = native_module(one_layer, 0), additions(p).tokens
+    with torch.no_grad():
+        found = last_logits(module, tokens)
+    torch.testing.assert_close(found[:, 0], Model.wrap(module.eval()).run(tokens).logits[:, 2])
+
+
+BAD: dict[str, Callable[[], object]] = {
+    "warmup=0: steps are counted from 1; use 1 for none": lambda: noam(64, 0),
+    "warmup=-1: steps are counted from 1; use 1 for none": lambda: constant(1e-3, -1),
+    "warmup=9 of steps=4 leaves none to train at the rate; warm up for fewer": lambda: linear_decay(1e-3, 9, 4),
+    "label_smoothing=1.1 is a share of each label; use a number from 0 to 1": lambda: Learner(
+        vaswani(), schedule=constant(1e-3), label_smoothing=1.1
+    ),
+    r"\[4, 10\] targets for \[4, 9\] tokens; give as many rows of both, and no more targets than tokens": lambda: Batch(
+        tokens=TOKENS[:, 1:], targets=TOKENS
+    ),
+    r"\[3, 10\] targets for \[4, 10\] tokens; give as many rows of both, and no more targets than tokens": lambda: Batch(
+        tokens=TOKENS, targets=TOKENS[1:]
+    ),
+    r"counted has shape \[4, 9\], the targets \[4, 10\]; mark every target": lambda: Batch(
+        tokens=TOKENS, targets=TOKENS, counted=TOKENS[:, 1:] > 0
+    ),
+    r"counted marks none of the \[4, 10\] targets, so there is no mean loss; mark one at least": lambda: Batch(
+        tokens=TOKENS, targets=TOKENS, counted=TOKENS < 0
+    ),
+    "the state is of another module: embed.weight is .50, 16. there and .50, 8. here; build the same module": lambda: Learner(
+        vaswani(d_model=8), schedule=constant(1e-3)
+    ).restore(Learner(vaswani(), schedule=constant(1e-3)).state()),
+    "the loss of step 2 is nan; lower the learning rate, or clip the gradient": lambda: fit(
+        Learner(native_module(NATIVE, 0), schedule=constant(1e30), clip=None, forward=fast), [next_token(TOKENS)] * 3
+    ),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_cannot_be_trained_is_told(message):
+    with pytest.raises(TrainingError, match=message):
+        BAD[message]()
+
+
 def test_a_module_with_nothing_to_train_is_told():
     module = vaswani().requires_grad_(False)
     with pytest.raises(TrainingError, match="this EncoderDecoder has no parameter to train; let some require gradients"):
         Learner(module, schedule=constant(1e-3))
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_docs_runs_and_prints_what_it_says(capsys):
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    code, printed = re.findall(r"```(?:python|text)\n(.*?)```", page, re.S)[:2]
+    exec(code, {})
+    found = [[float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert found == [pytest.approx([float(number) for number in line.split()], abs=0.02) for line in printed.splitlines()]
