@@ -4,10 +4,10 @@ A row balances when it has as many ( as ) and no ) comes before its (: two condi
 so what it can know at a bracket is the *elevation* there, (opened − closed) / brackets so far, and not the depth itself. A model
 written by hand keeps it in one dimension, and each condition on an edge of its own. Is it so in models that are trained: is the
 elevation there to be read, and do the two failures come by different ways? One model is asked at the start of the row alone, as
-is usual; one is asked at every bracket as well, whether the row has failed by then.
+is usual; one is asked at every bracket as well, which kind leads there.
 
-False if a linear probe reads less than 0.8 of the elevation's variance, or no more than in an untrained model; or if no head
-matters more to one failure than to the other.
+False if a linear probe reads less than 0.8 of the elevation's variance off a model that has to count, or no more than off an
+untrained one; or if neither a head nor a place in the row matters more to one failure than to the other.
 """
 
 from __future__ import annotations
@@ -30,46 +30,44 @@ from interp.models.training import Learner, fit, linear_decay
 from interp.models.transformer import TransformerConfig, transformer
 from interp.report import Report
 from interp.tasks import brackets
-from interp.tasks.brackets import CLOSE, NO, OPEN, YES, Brackets
+from interp.tasks.brackets import CLOSE, OPEN, YES, Brackets
 from interp.tasks.contrast import Contrast
 
 ID = "E18"
 SOURCE = "Weiss et al. 2021, section 5"
-ONCE, EVERYWHERE, UNTRAINED = "trained, asked once", "trained, asked at every bracket", "untrained"
+BY_HAND, ONCE, EVERYWHERE, UNTRAINED = "by hand", "asked once", "asked at every bracket", "untrained"
+SLUGS = {BY_HAND: "by-hand", ONCE: "once", EVERYWHERE: "everywhere"}
 MODES = ("number", "dips")
 """The two failures: more of one kind, and a bracket closed before it opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    length: int = 12  # brackets in a row that the trained models see
-    by_hand: int = 10  # … and the model written by hand
-    steps: int = 600  # of training
-    rows: int = 500  # for probes
+    length: int = 10  # brackets in a row
+    steps: int = 600  # training of the model that is asked once
+    counting_steps: int = 2000  # … of the one that is asked at every bracket
+    weight_decay: float = 0.5  # of that one
+    rows: int = 1000  # for probes
     pairs: int = 300  # rows with twins for each failure
     seed: int = 0
 
 
-QUICK = {"steps": 400, "rows": 300, "pairs": 100}
+QUICK = {"length": 6, "steps": 150, "counting_steps": 450, "rows": 300, "pairs": 60}
 
 
 def run(config: Config, report: Report) -> None:
     with experiment.stage("write the model by hand"):
-        program = compile_program(BRACKETS, ("(", ")"), config.by_hand, name="brackets by hand", description="balance")
+        program = compile_program(BRACKETS, ("(", ")"), config.length, name="brackets by hand", description="balance")
     report_by_hand(config, report, program)
     with experiment.stage("train an encoder that is asked once"):
-        once = trained(config, lambda rows: answers(rows.asked))
+        once = trained(config, lambda rows: answers(rows.asked), config.steps, 0.0)
     with experiment.stage("train an encoder that is asked at every bracket"):
-        everywhere = trained(config, asked_everywhere)
+        everywhere = trained(config, asked_everywhere, config.counting_steps, config.weight_decay)
     untrained = once.untrained(stats.torch_seed(config.seed, ID, "untrained"))
-    report_accuracy(config, report, once, untrained)
-    models = {ONCE: once, EVERYWHERE: everywhere, UNTRAINED: untrained}
-    report_elevation(config, report, {"by hand": program.compiled.model} | models)
-    report_heads(config, report, once)
-
-
-def generator(config: Config, *purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, ID, *purpose))
+    models = {ONCE: once, EVERYWHERE: everywhere}
+    report_accuracy(config, report, models, untrained)
+    report_elevation(config, report, {BY_HAND: program.compiled.model, **models, UNTRAINED: untrained})
+    report_heads(config, report, models)
 
 
 # ---- rows ----
@@ -102,11 +100,11 @@ def pairs(mode: str, n: int, length: int, drawn: torch.Generator) -> Contrast:
 def report_by_hand(config: Config, report: Report, program: CompiledProgram) -> None:
     """Every row is judged rightly; each condition reaches the answer by one edge."""
     report.section("By hand")
-    every = program.inputs(config.by_hand)
+    every = program.inputs(config.length)
     other = program.compiled.model.untrained(stats.torch_seed(config.seed, ID, "by hand, untrained"))
     report.claim(
         "exact",
-        f"rows of {config.by_hand} brackets judged rightly, of all {len(every)}",
+        f"rows of {config.length} brackets judged rightly, of all {len(every)}",
         right_share(program, program.compiled.model),
         at_least=1.0,
         source=SOURCE,
@@ -117,7 +115,9 @@ def report_by_hand(config: Config, report: Report, program: CompiledProgram) -> 
     ways = {"number": f"{nodes['even']}->{nodes['balanced']}", "dips": f"{nodes['dips']}->{nodes['balanced']}"}
     rows = []
     for mode in MODES:
-        contrast = by_hand(program, pairs(mode, config.pairs, config.by_hand, generator(config, "by hand", mode)))
+        contrast = by_hand(
+            program, pairs(mode, config.pairs, config.length, stats.torch_generator(config.seed, ID, "by hand", mode))
+        )
         total = patching.total_effect(program.compiled.model, contrast).values
         found = paths.effects(program.compiled.model, contrast, Contrast.logit_difference, list(ways.values()))
         for meant, edge in ways.items():
@@ -154,38 +154,41 @@ def by_hand(program: CompiledProgram, contrast: Contrast) -> Contrast:
 # ---- trained ----
 
 
-def trained(config: Config, ask: Callable[[Brackets], Batch]) -> Model:
-    """An encoder of two layers and four heads."""
-    shape = {"d_model": 32, "n_heads": 4, "n_layers": 2, "d_mlp": 128, "d_vocab": 5, "positions": "learned"}
+def trained(config: Config, ask: Callable[[Brackets], Batch], steps: int, weight_decay: float) -> Model:
+    """An encoder of three layers and four heads."""
+    shape = {"d_model": 32, "n_heads": 4, "n_layers": 3, "d_mlp": 128, "d_vocab": 5, "positions": "learned"}
     seed = stats.torch_seed(config.seed, ID, "weights")
     module = transformer(TransformerConfig.of({"kind": "encoder", "n_ctx": config.length + 1, **shape}), seed)
-    drawn = generator(config, "training")
-    batches = (ask(brackets.mixture(128, config.length, generator=drawn)) for _ in range(config.steps))
-    fit(Learner(module, schedule=linear_decay(3e-3, 50, config.steps)), batches)
+    drawn = stats.torch_generator(config.seed, ID, "training")
+    batches = (ask(brackets.mixture(128, config.length, generator=drawn)) for _ in range(steps))
+    fit(Learner(module, schedule=linear_decay(3e-3, 50, steps), weight_decay=weight_decay), batches)
     return Model.wrap(module.eval(), name="brackets")
 
 
 def asked_everywhere(rows: Brackets) -> Batch:
-    """At the start whether the row balances, at every bracket whether the row up to there has not failed."""
-    targets = torch.where((rows.depth < 0).cumsum(1) > 0, NO, YES)
+    """At the start whether the row balances; at every bracket which kind leads in the row up to there, or YES for neither."""
+    targets = torch.where(rows.depth > 0, OPEN, torch.where(rows.depth < 0, CLOSE, YES))
     targets[:, 0] = rows.asked.answers
     return Batch(tokens=rows.tokens, targets=targets)
 
 
-def report_accuracy(config: Config, report: Report, model: Model, untrained: Model) -> None:
-    """How often the trained model is right, on rows of both failures and of none."""
-    rows = [failing(mode, config.pairs, config.length, generator(config, "accuracy", mode)) for mode in (*MODES, "neither")]
+def report_accuracy(config: Config, report: Report, models: dict[str, Model], untrained: Model) -> None:
+    """How often the trained models are right, on rows of both failures and of none."""
+    rows = [
+        failing(mode, config.pairs, config.length, stats.torch_generator(config.seed, ID, "accuracy", mode))
+        for mode in (*MODES, "neither")
+    ]
     together = Brackets(torch.cat([each.tokens for each in rows]))
-    shares = [stats.bootstrap(right(each, together), seed=config.seed) for each in (model, untrained)]
-    report.claim(
-        "accuracy",
-        "rows judged rightly, a third of them balanced, a third failing in each way alone",
-        shares[0],
-        at_least=0.98,
-        source="the task is finite and regular",
-        control=shares[1],
-        control_text="the same model untrained",
-    )
+    for name, model in models.items():
+        report.claim(
+            f"accuracy-{SLUGS[name]}",
+            f"{name}: rows judged rightly, a third of them balanced, a third failing in each way alone",
+            stats.bootstrap(right(model, together), seed=config.seed),
+            at_least=0.98,
+            source="the task is finite and regular",
+            control=stats.bootstrap(right(untrained, together), seed=config.seed),
+            control_text="the same architecture untrained",
+        )
 
 
 def right(model: Model, rows: Brackets) -> np.ndarray:
@@ -201,16 +204,16 @@ def report_elevation(config: Config, report: Report, models: dict[str, Model]) -
     report.section("The elevation")
     rows = []
     for name, model in models.items():
-        length = config.by_hand if name == "by hand" else config.length
-        drawn = brackets.mixture(config.rows, length, generator=generator(config, "probes"))
+        drawn = brackets.mixture(config.rows, config.length, generator=stats.torch_generator(config.seed, ID, "probes"))
         rows += [{"model": name, **found} for found in probed(model, drawn, config.seed)]
     table = pd.DataFrame(rows)
-    best = table.loc[table[table.source == "activations"].groupby("model", sort=False).score.idxmax()].set_index("model")
-    for slug, name in (("elevation-by-hand", "by hand"), ("elevation-once", ONCE), ("elevation-everywhere", EVERYWHERE)):
+    read = table[table.source == "activations"]
+    best = read.loc[read.groupby("model", sort=False).score.idxmax()].set_index("model")
+    for name, slug in SLUGS.items():
         found, control = (best.loc[each] for each in (name, UNTRAINED))
         report.claim(
-            slug,
-            f"variance of the elevation that a linear probe reads off the model {name} (R², {found.place})",
+            f"elevation-{slug}",
+            f"{name}: share of the elevation's variance that a linear probe reads (R², {found.place})",
             estimate(found),
             at_least=0.95,
             source="target for a model that counts; false below 0.8",
@@ -222,15 +225,44 @@ def report_elevation(config: Config, report: Report, models: dict[str, Model]) -
         figures.bars(best.reset_index(), "model", "score", low="low", high="high", xlabel="R² of the elevation"),
         data=best.reset_index(),
         caption="How much of the elevation a linear probe reads off each model, at its best place, on rows it was not fitted on.",
-        alt="Horizontal bars: one for the model by hand, lower ones for the trained models and the untrained one.",
+        alt="Horizontal bars: long for the model by hand and the one asked at every bracket, shorter for the other two.",
     )
     report.text(
-        "Where a trained model misses the target, it does not keep the elevation at every bracket. Asked once, it needs to know "
-        "only whether any bracket is below 0, and a bracket is seen from both sides; what can be read off it is about as much as "
-        "off random weights. Asked at every bracket, it keeps more, but still only what tells a row that has failed from one "
-        "that has not."
+        "Asked once, an encoder does not keep the elevation, and need not: it needs to know only whether any bracket is below 0, "
+        "and a bracket is seen from both sides. What can be read off it is about as much as off random weights. Asked at every "
+        "bracket which kind leads, it has to count, and weight decay makes it count in one way at all places. A probe that may "
+        "have a slope of its own at each place tells nothing: it reads over 0.9 off any of the encoders, random weights included."
     )
-    report.table("probes", table, caption="All places, beside probes on the position alone and on shuffled labels.")
+    report.table(
+        "probes", table, caption="All places, beside probes with a slope for each place, on the position, on shuffled labels."
+    )
+    report_kept(config, report, {name: model for name, model in models.items() if name != BY_HAND}, best.place.to_dict())
+
+
+def report_kept(config: Config, report: Report, models: dict[str, Model], places: dict[str, str]) -> None:
+    """What a model keeps between the elevation and the depth: exploratory."""
+    drawn = brackets.mixture(config.rows, config.length, generator=stats.torch_generator(config.seed, ID, "probes"))
+    n, length = len(drawn), config.length
+    labels = {str(c): (drawn.depth[:, 1:].double() / (torch.arange(1, length + 1) + c)).flatten().numpy() for c in OFFSETS}
+    rows = []
+    for name, model in models.items():
+        x = model.run(drawn.tokens, read=[places[name]]).activations[places[name]][:, 1:].flatten(0, 1).double().numpy()
+        table = probes.probe(x, labels, np.repeat(np.arange(n), length), seed=config.seed)
+        for row in table.loc[table.source == "activations"].to_dict("records"):
+            rows.append({"model": name, "c": int(row["label"]), "R²": row["score"], "low": row["low"], "high": row["high"]})
+    table = pd.DataFrame(rows)
+    axes = {"xlabel": "c, in depth / (i + c) at bracket i", "ylabel": "R² of a linear probe", "ylim": (0.5, 1)}
+    report.figure(
+        "kept",
+        figures.lines(table, "c", "R²", by="model", low="low", high="high", **axes),
+        data=table,
+        caption="What is kept, from the elevation (c = 0) to nearly the depth (large c), at each model's best place. A head that "
+        "looks evenly at all brackets so far, and c times as much at <cls>, writes depth / (i + c).",
+        alt="The line of the model asked at every bracket lies highest and peaks at a small c; the others lie lower throughout.",
+    )
+
+
+OFFSETS = (0, 1, 2, 3, 5, 8, 13, 21)
 
 
 def probed(model: Model, rows: Brackets, seed: int) -> list[dict]:
@@ -243,7 +275,9 @@ def probed(model: Model, rows: Brackets, seed: int) -> list[dict]:
     found = []
     for place in places:
         x = seen[place][:, 1:].flatten(0, 1).double().numpy()
-        table = probes.probe(x, labels, groups, controls={"position alone": position}, seed=seed)
+        by_place = (position[:, :, None] * x[:, None]).reshape(len(x), -1)
+        controls = {"a slope for each place": by_place, "position alone": position}
+        table = probes.probe(x, labels, groups, controls=controls, seed=seed)
         kept = table.loc[:, ["source", "score", "low", "high", "documents"]]
         found += [{"place": place, **row} for row in kept.to_dict("records")]
     return found
@@ -256,49 +290,71 @@ def estimate(row: pd.Series) -> stats.Estimate:
 # ---- two failures, two ways ----
 
 
-def report_heads(config: Config, report: Report, model: Model) -> None:
-    """What each head carries of either failure, and whether heads part the work."""
+def report_heads(config: Config, report: Report, models: dict[str, Model]) -> None:
+    """What heads, and what places in the row, carry of either failure, and whether they part the work."""
     report.section("Two failures, two ways")
-    drawn = {
-        name: carried(model, pairs(mode, 2 * config.pairs, config.length, generator(config, "heads", name)))
-        for name, mode in {"number": "number", "dips": "dips", "number again": "number"}.items()
-    }
-    report.claim(
-        "apart",
-        "share of the change of answer that a head carries in its own failure above that in the other, the smaller of two heads",
-        parting(drawn["number"], drawn["dips"], config.seed),
-        at_least=0.1,
-        source="target of this report: a double dissociation",
-        control=parting(drawn["number"], drawn["number again"], config.seed),
-        control_text="two draws of one failure",
-    )
-    rows = [
-        {"failure": mode, "head": f"{layer}.{head}", "share": value}
-        for mode in MODES
-        for (layer, head), value in np.ndenumerate(drawn[mode].mean(-1))
-    ]
-    table = pd.DataFrame(rows)
-    report.figure(
-        "heads",
-        figures.heatmap(table, "head", "failure", "share", centre=0, ylabel="the row fails by"),
-        data=table,
-        caption="Share of the change of answer when one head gets what it has on a row that fails, by the way in which it fails.",
-        alt="Heat map with a column for each head and a row for each failure; some columns are dark in one row alone.",
-    )
+    for carrier in CARRIERS:
+        rows = []
+        for name, model in models.items():
+            drawn = {purpose: shares(config, model, carrier, purpose, mode) for purpose, mode in DRAWN.items()}
+            report.claim(
+                f"apart-{carrier}s-{SLUGS[name]}",
+                f"{name}: share of the change of answer that a {carrier} carries in its own failure above that in the other, the "
+                f"smaller of two {carrier}s",
+                parting(drawn["number"], drawn["dips"], config.seed),
+                at_least=0.1,
+                source="target of this report: a double dissociation",
+                control=parting(drawn["number"], drawn["number again"], config.seed),
+                control_text="two draws of one failure",
+            )
+            rows += [
+                {"row": f"{name}: {mode}", "layer": layer, carrier: index, "share": value}
+                for mode in MODES
+                for (layer, index), value in np.ndenumerate(drawn[mode].mean(-1))
+            ]
+        figure_shares(report, pd.DataFrame(rows), carrier)
     report.text(
-        "What would have shown this false: a probe that reads less than 0.8 of the elevation's variance where a model was said "
-        "to count, or no head that matters more to one failure than to the other."
+        "Heads need not part the work: a model that is asked at every bracket can bring both failures to the start by one head, "
+        "since either is a bracket at which the wrong kind leads. By place they part: number is told at the last bracket, a dip "
+        "where it happens. What would have shown this false: a probe that reads less than 0.8 of the elevation's variance where "
+        "a model has to count, or failures that part neither by head nor by place."
     )
 
 
-def carried(model: Model, contrast: Contrast) -> np.ndarray:
-    """The effect of patching each head, as a share of the mean total effect: [layer head example]."""
-    found = patching.sweep(model, contrast, "blocks.*.attn.hook_z", by=("head",), batch=256)
+def figure_shares(report: Report, table: pd.DataFrame, carrier: str) -> None:
+    if carrier == "head":
+        shown, where = table.assign(head=table.layer.astype(str) + "." + table["head"].astype(str)), ""
+    else:
+        shown, where = table.loc[table.layer == 1], " Place 0 is <cls>; what is patched is the stream after the second layer."
+    report.figure(
+        f"{carrier}s",
+        figures.heatmap(shown, carrier, "row", "share", centre=0, ylabel=""),
+        data=table,
+        caption=f"Share of the change of answer when one {carrier} gets what it has on a row that fails, by the way in which the "
+        f"row fails.{where}",
+        alt=f"Heat map with a column for each {carrier} and two rows for each model; some columns are dark in one row alone.",
+    )
+
+
+CARRIERS = {"head": ("blocks.*.attn.hook_z", "head"), "place": ("blocks.*.hook_resid_post", "pos")}
+"""What is patched: hooks, and the axis of which one part at a time is."""
+
+
+DRAWN = {"number": "number", "dips": "dips", "number again": "number"}
+"""Draws of pairs, and the way in which they fail."""
+
+
+def shares(config: Config, model: Model, carrier: str, purpose: str, mode: str) -> np.ndarray:
+    """The effect of patching each head or place, as a share of the mean total effect: [layer part example]."""
+    drawn = stats.torch_generator(config.seed, ID, "heads", purpose)
+    contrast = pairs(mode, 2 * config.pairs, config.length, drawn)
+    hooks, axis = CARRIERS[carrier]
+    found = patching.sweep(model, contrast, hooks, by=(axis,), batch=256)
     return found.values / patching.total_effect(model, contrast, batch=256).values.mean()
 
 
 def parting(first: np.ndarray, second: np.ndarray, seed: int) -> stats.Estimate:
-    """How far two heads part two failures, the smaller gap; chosen on one half of the pairs, measured on the other."""
+    """How far two parts part two failures, the smaller gap; chosen on one half of the pairs, measured on the other."""
     half = first.shape[-1] // 2
     gaps = []
     for one, other in ((first, second), (second, first)):

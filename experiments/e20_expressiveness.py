@@ -14,19 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from interp import experiment, figures, stats
 from interp.models import recognisers
 from interp.models.batches import answers
 from interp.models.hooked import Model
+from interp.models.positions import frequencies
 from interp.models.training import Learner, fit, linear_decay
 from interp.models.transformer import TransformerConfig, transformer
 from interp.report import Report
@@ -50,7 +51,7 @@ class Config:
     seed: int = 0
 
 
-QUICK = {"lengths": (32, 64, 128), "models": 8, "written": (2, 10, 100, 500), "rows": 20, "steps": 400, "tested": (9, 21, 41)}
+QUICK = {"lengths": (32, 64, 128), "models": 16, "written": (2, 10, 100, 500), "rows": 20, "steps": 400, "tested": (9, 21, 41)}
 
 HAHN, CHIANG, TARGET = "Hahn 2020, lemma 5", "Chiang & Cholak 2022", "target of this report"
 Task = Callable[..., Answered]
@@ -72,16 +73,16 @@ def run(config: Config, report: Report) -> None:
     report_learning(config, report)
 
 
-def drawing(config: Config, *purpose: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, ID, *purpose))
-
-
 # ---- one token among many ----
+
+WIDTH = 32  # of the encoders' streams
+FRESH = {"no positions": "none", "sinusoids": "sinusoidal", "sinusoids, fast waves alone": "fast"}
+"""Fresh encoders by how they are told positions."""
 
 
 def encoder(config: Config, positions: str, *, longest: int, draw: int) -> Any:
     """A fresh encoder of two layers over bits."""
-    sizes = {"kind": "encoder", "d_model": 32, "n_heads": 4, "n_layers": 2, "d_mlp": 64, "d_vocab": 3}
+    sizes = {"kind": "encoder", "d_model": WIDTH, "n_heads": 4, "n_layers": 2, "d_mlp": 64, "d_vocab": 3}
     architecture = TransformerConfig.of(sizes | {"n_ctx": longest + 1, "positions": positions})
     return transformer(architecture, stats.torch_seed(config.seed, ID, "weights", draw))
 
@@ -94,7 +95,7 @@ def influence(say: Callable[[Tensor], Tensor], pairs: tuple[Tensor, Tensor]) -> 
 
 def one_token_apart(config: Config, length: int, draw: int, *, at: int | None = None) -> tuple[Tensor, Tensor]:
     """Rows behind <cls>, and twins in which one bit is turned over: that at place `at`, or at places spread over the row."""
-    generator = drawing(config, "pairs", length, draw)
+    generator = stats.torch_generator(config.seed, ID, "pairs", length, draw)
     rows = bits.first(config.pairs, length, generator=generator).tokens
     shares = (torch.arange(config.pairs) + torch.rand(config.pairs, generator=generator)) / config.pairs
     places = 1 + (shares * length).long()[:, None]
@@ -109,52 +110,75 @@ def slope(values: np.ndarray, lengths: tuple[int, ...], *, seed: int) -> stats.E
     return stats.bootstrap(np.log(values) @ x / (x @ x), seed=seed)
 
 
+def fresh(config: Config, positions: str, draw: int) -> Callable[[Tensor], Tensor]:
+    """What an encoder with random weights says at <cls>. "fast": of the sinusoids, only waves that turn in the shortest row."""
+    module = encoder(config, "none" if positions == "none" else "sinusoidal", longest=max(config.lengths), draw=draw)
+    if positions == "fast":
+        turns = frequencies(WIDTH) * min(config.lengths) / (2 * np.pi)
+        module.pos_embed.weight[:, (turns < 1).repeat_interleave(2)] = 0
+    model = Model.wrap(module.eval())
+    return lambda tokens: model.run(tokens).logits[:, 0].double()
+
+
+def influences(config: Config, positions: str) -> Float[np.ndarray, "draw length"]:
+    """How far one bit moves what fresh encoders say."""
+    models = [fresh(config, positions, draw) for draw in range(config.models)]
+    return np.array(
+        [[influence(say, one_token_apart(config, length, draw)) for length in config.lengths] for draw, say in enumerate(models)]
+    )
+
+
 def report_influence(config: Config, report: Report) -> None:
     """How far one bit moves the logits at <cls>, over the length of the row."""
     report.section("One token among many")
-
-    def random_weights(positions: str, draw: int, length: int) -> float:
-        model = Model.wrap(encoder(config, positions, longest=max(config.lengths), draw=draw))
-        return influence(lambda tokens: model.run(tokens).logits[:, 0].double(), one_token_apart(config, length, draw))
-
+    found = {name: influences(config, positions) for name, positions in FRESH.items()}
     scaled = recognisers.first(log_length=True)
-    measures: dict[str, Callable[[int, int], float]] = {
-        "random weights, no positions": partial(random_weights, "none"),
-        "random weights, sinusoids": partial(random_weights, "sinusoidal"),
-        "FIRST, scores times log n": lambda draw, length: influence(scaled, one_token_apart(config, length, draw, at=1)),
-    }
-    found = {
-        name: np.array([[measure(draw, length) for length in config.lengths] for draw in range(config.models)])
-        for name, measure in measures.items()
-    }
-    *fresh, grown = [slope(each, config.lengths, seed=config.seed) for each in found.values()]
-    for slug, positions, estimate in zip(("influence", "influence-sinusoids"), ("no positions", "sinusoids"), fresh, strict=True):
+    grown = [influence(scaled, one_token_apart(config, length, 0, at=1)) for length in config.lengths]
+    flat = float(np.polyfit(np.log(config.lengths), np.log(grown), 1)[0])
+    for slug, (name, values) in zip(("influence", "influence-sinusoids", "influence-fast-waves"), found.items(), strict=True):
         report.claim(
             slug,
-            f"{positions}: slope of the logarithm of one token's influence over log n, in fresh encoders of two layers",
-            estimate,
+            f"{name}: slope of the logarithm of one token's influence over log n, in fresh encoders of two layers",
+            slope(values, config.lengths, seed=config.seed),
             between=(-1.1, -0.9),
             source=HAHN,
-            control=grown,
+            control=flat,
             control_text="the first bit in FIRST written by hand, with scores that grow as log n",
         )
-    rows = [
-        {"bits": length, "influence": float(value), "model": name}
-        for name, each in found.items()
-        for length, value in zip(config.lengths, each.mean(0), strict=True)
-    ]
-    table = pd.DataFrame(rows)
+    figure_influence(config, report, found, grown)
+
+
+def figure_influence(config: Config, report: Report, found: dict[str, np.ndarray], grown: list[float]) -> None:
+    """The law, and what keeps sinusoids from it at these lengths."""
+    table = pd.DataFrame(
+        {"bits": length, "model": name, "influence": float(column.mean())}
+        | stats.bootstrap(length * column, seed=config.seed).cells("influence × n")
+        for name, values in found.items()
+        for length, column in zip(config.lengths, values.T, strict=True)
+    )
+    hand = {"bits": config.lengths, "influence": grown, "model": "FIRST, scores × log n"}
+    everything = pd.concat([table.loc[:, ["bits", "influence", "model"]], pd.DataFrame(hand)], ignore_index=True)
     report.figure(
         "influence",
-        figures.lines(table, "bits", "influence", by="model", title="One token's influence falls as 1/n", **LOGLOG),
-        data=table,
+        figures.lines(everything, "bits", "influence", by="model", title="One token's influence falls as 1/n", **LOGLOG),
+        data=everything,
         caption="Mean change of the output when one bit is turned over, against the number of bits.",
         alt="Lines of slope about −1 for random weights, and a flat one for scores that grow with log n.",
     )
+    labels = {"xscale": "log", "xlabel": "bits in a row", "ylim": (0, None), "title": "The law, divided out"}
+    report.figure(
+        "reach",
+        figures.lines(table, "bits", "influence × n", by="model", low="low", high="high", **labels),
+        data=table,
+        caption="The same times the number of bits, with 95 % intervals over models: level where the law holds.",
+        alt="Level without positions and with fast waves alone; with all sinusoids the line rises and levels off.",
+    )
     report.text(
-        "The law is about the limit. With sinusoids the slope at these lengths is a little flatter than −1. A likely reason: "
-        "their slow waves still change from length to length, and with them what a query attends to. Without positions nothing "
-        "but the number of tokens changes, and the law holds from the start."
+        "The law is about the limit. With all sinusoids the influence falls a little more slowly at these lengths. The second "
+        "figure shows that this is no exception: influence × n rises and levels off. A wave that has not turned once within the "
+        "row still changes from length to length, and with it what a query attends to; the slowest of these turns once in "
+        f"{2 * np.pi / float(frequencies(WIDTH).min()):,.0f} tokens. Without those that do not turn in "
+        f"{min(config.lengths)} tokens the law holds from there on, as it does without positions."
     )
 
 
@@ -170,6 +194,11 @@ def report_recognisers(config: Config, report: Report) -> None:
     found = pd.concat(
         [recognised(config, name, length) for name in ("PARITY", "FIRST") for length in config.written], ignore_index=True
     )
+    claim_recognisers(config, report, found)
+    figure_recognisers(report, found)
+
+
+def claim_recognisers(config: Config, report: Report, found: pd.DataFrame) -> None:
     for name in ("PARITY", "FIRST"):
         own = found.query("task == @name and margin == 'as it is'")
         report.claim(
@@ -204,6 +233,9 @@ def report_recognisers(config: Config, report: Report) -> None:
         control=unsure["normed, ε = 1e−5"],
         control_text="ε = 1e−5, as layer norms have it",
     )
+
+
+def figure_recognisers(report: Report, found: pd.DataFrame) -> None:
     parity = found.query("task == 'PARITY'")
     report.figure(
         "sureness",
@@ -229,7 +261,7 @@ def recognised(config: Config, name: str, length: int) -> pd.DataFrame:
     """What the recogniser of a task says of rows of a length, as it is and normed in three ways."""
     model, deaf = recogniser(name), recogniser(name)
     deaf.attn2.o.weight.zero_()
-    rows = TASKS[name](config.rows, length, generator=drawing(config, "recognisers", name, length))
+    rows = TASKS[name](config.rows, length, generator=stats.torch_generator(config.seed, ID, "recognisers", name, length))
     answer, blind = model(rows.tokens), deaf(rows.tokens)
     margins = {
         "as it is": answer,
@@ -328,7 +360,7 @@ def report_learning(config: Config, report: Report) -> None:
 
 def trained(config: Config, name: str, positions: str) -> Model:
     """An encoder trained on rows of lengths drawn from `trained`."""
-    generator = drawing(config, "train", name)
+    generator = stats.torch_generator(config.seed, ID, "train", name)
 
     def batches() -> Iterator[Any]:
         for _ in range(config.steps):
@@ -341,7 +373,7 @@ def trained(config: Config, name: str, positions: str) -> Model:
 
 
 def accuracy(config: Config, model: Model, name: str, length: int) -> stats.Estimate:
-    rows = TASKS[name](config.test_rows, length, generator=drawing(config, "test", name, length))
+    rows = TASKS[name](config.test_rows, length, generator=stats.torch_generator(config.seed, ID, "test", name, length))
     found = model.run(rows.tokens).logits[:, rows.position, :2].argmax(-1)
     return stats.bootstrap((found == rows.answers).double().numpy(), seed=config.seed)
 

@@ -7,6 +7,9 @@ one over their number (Choromanski et al. 2021, arXiv:2009.14794).
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +20,22 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp import experiment, figures, stats
-from interp.models.linear_attention import DeltaRule, EluPlusOne, Favor, LinearAttention, UnitRelu, delta_rule, fast_weights
+from interp.models.linear_attention import (
+    DeltaRule,
+    EluPlusOne,
+    Favor,
+    LinearAttention,
+    UnitRelu,
+    delta_rule,
+    fast_weights,
+    linear_attention,
+)
 from interp.models.scores import ScaledDot
 from interp.report import Report
 
 ID = "E22"
 FAST, FAVOR = "Schlag et al. 2021", "Choromanski et al. 2021"
-SPREAD = 0.5  # of the components of queries and keys whose kernel is estimated; the kernel's error grows as e^(|q + k|²/√d)
+SPREAD = 0.4  # of the components of queries and keys whose kernel is estimated; the kernel's error grows as e^(|q + k|²/√d)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +46,8 @@ class Config:
     features: tuple[int, ...] = (10, 30, 100, 300, 1000)  # m, random features
     draws: int = 500  # of the features, at each number of them
     pairs: int = 64  # queries, and as many keys, whose products the features estimate
-    lengths: tuple[int, ...] = (100, 300, 1000, 3000)  # at which work is counted
+    lengths: tuple[int, ...] = (100, 300, 1000, 3000)  # at which work is counted and timed
+    chunk: int = 32  # tokens that the memory takes at a time, where it takes more than one
     seed: int = 0
 
 
@@ -54,10 +67,6 @@ def run(config: Config, report: Report) -> None:
     )
 
 
-def generator(config: Config, *purpose: str | int) -> torch.Generator:
-    return torch.Generator().manual_seed(stats.torch_seed(config.seed, *purpose))
-
-
 # ---- two forms of one thing ----
 
 
@@ -67,42 +76,38 @@ def report_forms(config: Config, report: Report) -> None:
     for name, words in (("linear", "sum of fast weights (elu + 1)"), ("favor", "random features"), ("delta", "delta rule")):
         report.claim(
             f"forms-{name}",
-            f"{words}: largest difference of the parallel and the recurrent form, over {config.seeds} seeds and "
-            f"{config.length} tokens",
+            f"{words}: largest difference between the form over all pairs and a memory carried along, token by token or "
+            f"{config.chunk} at a time; {config.seeds} seeds, {config.length} tokens",
             max(each[name] for each in gaps),
             at_most=1e-5,
             source=f"{FAST}, §4.2" if name == "delta" else f"{FAST}, §3",
             control=min(each[f"{name}, control"] for each in gaps),
-            control_text="the recurrence against the parallel form shifted by one token, the least",
+            control_text="the memory one token late, the least",
         )
 
 
 def form_gaps(config: Config, number: int) -> dict[str, float]:
-    """Largest differences of the two forms on one random sequence, for each kind; and of forms that should differ."""
-    drawn = generator(config, "forms", number)
+    """Largest differences of the forms on one random sequence, for each kind; and of forms that should differ."""
+    drawn = stats.torch_generator(config.seed, ID, "forms", number)
     q, k, v = torch.randn(3, 1, config.length, 2, config.width, generator=drawn).unbind()
     rule = DeltaRule(2, config.width, UnitRelu(), generator=drawn)
     favor = Favor(config.width, 2 * config.width, orthogonal=True, generator=drawn)
-    beta = torch.sigmoid(torch.einsum("bkhd,hd->bkh", k, rule.w) + rule.b)
+    gaps: dict[str, float] = {}
+
+    def delta(phi_q: Tensor, phi_k: Tensor, v: Tensor, *, chunk: int) -> Tensor:
+        return delta_rule(phi_q, phi_k, v, rule.rates(k), chunk=chunk)[0]
+
     with torch.no_grad():
-        pairs = {
-            "linear": (LinearAttention(EluPlusOne()), recurrent(EluPlusOne(), q, k, v)),
-            "favor": (LinearAttention(favor), recurrent(favor, q, k, v)),
-            "delta": (rule, delta_rule(UnitRelu()(q), UnitRelu()(k), v, beta)[0]),
-        }
-        gaps = {}
-        for name, (mixer, carried) in pairs.items():
+        for name, mixer, carried in (
+            ("linear", LinearAttention(EluPlusOne()), linear_attention),
+            ("favor", LinearAttention(favor), linear_attention),
+            ("delta", rule, delta),
+        ):
             at_once = mixer(q, k, v, causal=True, seen=None)
-            gaps[name] = float((at_once - carried).abs().max())
-            gaps[f"{name}, control"] = float((at_once[:, 1:] - carried[:, :-1]).abs().max())
+            found = [carried(mixer.feature_map(q), mixer.feature_map(k), v, chunk=chunk) for chunk in (1, config.chunk)]
+            gaps[name] = max(float((at_once - each).abs().max()) for each in found)
+            gaps[f"{name}, control"] = min(float((at_once[:, 1:] - each[:, :-1]).abs().max()) for each in found)
     return gaps
-
-
-def recurrent(feature_map: torch.nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Linear attention token by token; a column of ones beside the values carries the normaliser."""
-    with_ones = torch.cat([v, torch.ones_like(v[..., :1])], -1)
-    found, _ = fast_weights(feature_map(q), feature_map(k), with_ones)
-    return found[..., :-1] / found[..., -1:]
 
 
 # ---- what the memory holds ----
@@ -115,20 +120,23 @@ def report_capacity(config: Config, report: Report) -> None:
     report.claim(
         "capacity",
         f"largest squared error of reading back {d} values under {d} orthonormal keys, over {config.seeds} seeds",
-        max(float(reading_errors(orthonormal(d, generator(config, "keys", i))).max()) for i in range(config.seeds)),
+        max(
+            float(reading_errors(orthonormal(d, stats.torch_generator(config.seed, ID, "keys", i))).max())
+            for i in range(config.seeds)
+        ),
         at_most=1e-10,
         source=f"{FAST}, §4.1",
         control=float(reading_errors(harmonic(d + 1, d)).min()),
         control_text=f"{d + 1} keys, as far apart as they go: the least error",
     )
-    overfull = [unit_keys(d + 1, d, generator(config, "overfull", i)) for i in range(config.seeds)]
+    overfull = [unit_keys(d + 1, d, stats.torch_generator(config.seed, ID, "overfull", i)) for i in range(config.seeds)]
     report.claim(
         "overflow",
         f"mean squared error with {d + 1} keys, the least over random keys and the best arrangement, in units of 1/d",
         d * min(float(reading_errors(keys).mean()) for keys in [harmonic(d + 1, d), *overfull]),
         at_least=1.0 - 1e-6,
         source="Welch 1974: n unit vectors in d dimensions have Σ (k_i·k_j)² ≥ n²/d",
-        control=d * float(reading_errors(orthonormal(d, generator(config, "keys", 0))).mean()),
+        control=d * float(reading_errors(orthonormal(d, stats.torch_generator(config.seed, ID, "keys", 0))).mean()),
         control_text=f"{d} orthonormal keys",
     )
     written = [overwritten(config, number) for number in range(config.seeds)]
@@ -143,8 +151,8 @@ def report_capacity(config: Config, report: Report) -> None:
     )
     rows = []
     for n in range(2, 2 * d + 1, 2):
-        best = harmonic(n, d) if n > d else orthonormal(d, generator(config, "keys", 0))[:n]
-        errors = {"best arrangement": best, "random": unit_keys(n, d, generator(config, "random keys", n))}
+        best = harmonic(n, d) if n > d else orthonormal(d, stats.torch_generator(config.seed, ID, "keys", 0))[:n]
+        errors = {"best arrangement": best, "random": unit_keys(n, d, stats.torch_generator(config.seed, ID, "random keys", n))}
         rows += [{"keys stored": n, "error": float(reading_errors(each).mean()), "keys": name} for name, each in errors.items()]
         rows.append({"keys stored": n, "error": max(0.0, n / d - 1), "keys": "bound: n/d − 1"})
     table = pd.DataFrame(rows)
@@ -184,7 +192,7 @@ def reading_errors(keys: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
 
 def overwritten(config: Config, number: int) -> tuple[float, float]:
     """Largest error of reading all keys after every second one got a new value: delta rule at β = 1, and plain sum."""
-    drawn, d = generator(config, "overwrite", number), config.width
+    drawn, d = stats.torch_generator(config.seed, ID, "overwrite", number), config.width
     keys, again = orthonormal(d, drawn).float(), torch.arange(0, d, 2)
     values, new = torch.randn(2, d, d, generator=drawn)
     wanted = values.clone()
@@ -225,8 +233,7 @@ def report_favor(config: Config, report: Report) -> None:
     rows = []
     for name, values in errors.items():
         for m, column in zip(config.features, values.T, strict=True):
-            estimate = stats.bootstrap(column, seed=config.seed)
-            rows.append({"m": m, "error": estimate.value, "low": estimate.low, "high": estimate.high, "features": name})
+            rows.append({"m": m, "features": name} | stats.bootstrap(column, seed=config.seed).cells("error"))
     table = pd.DataFrame(rows)
     report.table("favor", table, caption="Mean squared relative error of exp(q·k/√d), 95 % intervals over draws of the features.")
     labels = {"xlabel": "m, random features", "ylabel": "squared relative error", "xscale": "log", "yscale": "log"}
@@ -241,8 +248,8 @@ def report_favor(config: Config, report: Report) -> None:
 
 def kernel_errors(kind: str, config: Config) -> Float[np.ndarray, "draw features"]:
     """Mean squared relative error of φ(q)·φ(k) as an estimate of exp(q·k/√d), over pairs, for every draw of the features."""
-    drawn = generator(config, "kernel", kind)
-    q, k = SPREAD * torch.randn(2, config.pairs, config.width, generator=generator(config, "pairs"))
+    drawn = stats.torch_generator(config.seed, ID, "kernel", kind)
+    q, k = SPREAD * torch.randn(2, config.pairs, config.width, generator=stats.torch_generator(config.seed, ID, "pairs"))
     truth = torch.exp(q @ k.T / config.width**0.5)
     found = np.zeros((config.draws, len(config.features)))
     for column, m in enumerate(config.features):
@@ -260,57 +267,82 @@ def slope(errors: Float[np.ndarray, "draw features"], features: tuple[int, ...],
     """Least-squares slope of log mean error on log m; draws are resampled."""
     x = np.log(np.asarray(features, dtype=float))
     x -= x.mean()
-    picks = stats.generator(seed, "slope").integers(len(errors), size=(2000, len(errors)))
-    drawn = [np.log(errors[rows].mean(0)) @ x / (x @ x) for rows in picks]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return stats.Estimate(float(np.log(errors.mean(0)) @ x / (x @ x)), float(low), float(high), len(errors))
+    return stats.resampled(len(errors), lambda rows: float(np.log(errors[rows].mean(0)) @ x / (x @ x)), seed=seed)
 
 
 # ---- what it costs ----
 
 
 def report_cost(config: Config, report: Report) -> None:
-    """Work grows with the length for a memory and with its square for the softmax; a memory's size does not grow at all."""
+    """Work grows with the length for a memory and with its square over all pairs; a memory's size does not grow at all."""
     report.section("What it costs")
-    rows = [cost(length, config) for length in config.lengths]
-    table = pd.DataFrame(rows)
-    growth = {name: growth_of(table, name) for name in ("fast weights", "softmax")}
+    table = pd.DataFrame([row for length in config.lengths for row in costs(length, config)])
+    growth = {form: growth_of(rows, "work") for form, rows in table.groupby("attention")}
     report.claim(
         "linear-work",
-        "slope of log work (multiplications and additions) on log length, over the two longest rows",
-        growth["fast weights"],
+        "memory carried along, token by token or in chunks, the larger of two: slope of log work "
+        "(operations in matrix products) on log length, over the two longest rows",
+        max(growth[TOKENS], growth[CHUNKS]),
         at_most=1.05,
         source="Katharopoulos et al. 2020, §3.2",
-        control=growth["softmax"],
+        control=growth[SOFTMAX],
         control_text="softmax attention",
     )
-    report.table("cost", table, caption="Work for one row, and numbers kept to go on with the next token, for one head.")
-    shown = table.melt("length", ["fast weights", "softmax"], var_name="attention", value_name="work")
-    labels = {"xlabel": "length of the row, tokens", "ylabel": "multiplications and additions", "xscale": "log", "yscale": "log"}
+    report.table("cost", table, caption="Work and time for one row, and numbers kept to go on with the next token, for one head.")
+    labels = {"xlabel": "length of the row, tokens", "xscale": "log", "yscale": "log"}
     report.figure(
         "cost",
-        figures.lines(shown, "length", "work", by="attention", **labels),
-        data=shown,
-        caption="Work of one head on one row.",
-        alt="On logarithmic axes the work of fast weights rises at slope one, that of softmax attention at slope two.",
+        figures.lines(table, "length", "work", by="attention", ylabel="operations in matrix products", **labels),
+        data=table,
+        caption="Work of one head on one row, counted.",
+        alt="On logarithmic axes the work of carried memories rises at slope one, that of all forms over all pairs at slope two.",
+    )
+    report.figure(
+        "time",
+        figures.lines(table, "length", "ms", by="attention", ylabel="CPU time, ms", **labels),
+        data=table,
+        caption="The same in CPU time on this machine, medians of three: exploratory, since it differs from run to run. "
+        "Token by token the work is least, but every step is a call of its own.",
+        alt="On short rows all pairs take least time; on the longest rows chunks do.",
     )
 
 
-def cost(length: int, config: Config) -> dict[str, float]:
-    """Counted work of both kinds of attention on one row, and what each keeps."""
-    q, k, v = torch.randn(3, 1, length, 1, config.width, generator=generator(config, "cost", length)).unbind()
-    with FlopCounterMode(display=False) as carried:
-        fast_weights(q, k, v, chunk=config.width)
-    with FlopCounterMode(display=False) as softmax:
-        torch.einsum("bhqk,bkhd->bqhd", ScaledDot()(q, k).softmax(-1), v)
-    d = config.width
-    return {
-        "length": length,
-        "fast weights": carried.get_total_flops(),
-        "softmax": softmax.get_total_flops(),
-        "fast weights keep": d * (d + 1),
-        "softmax keeps": 2 * d * length,
+SOFTMAX, PAIRS, TOKENS, CHUNKS = "softmax", "linear, all pairs", "linear, token by token", "linear, in chunks"
+
+
+def costs(length: int, config: Config) -> list[dict[str, str | float]]:
+    """Counted work of each form of attention on one row, its time, and what it keeps for the next token."""
+    qkv = torch.randn(3, 1, length, 1, config.width, generator=stats.torch_generator(config.seed, ID, "cost", length)).unbind()
+    phi = EluPlusOne()
+    pairs = LinearAttention(phi)
+
+    def carried(chunk: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        return lambda q, k, v: linear_attention(phi(q), phi(k), v, chunk=chunk)
+
+    forms: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+        SOFTMAX: lambda q, k, v: torch.einsum("bhqk,bkhd->bqhd", ScaledDot()(q, k).softmax(-1), v),
+        PAIRS: lambda q, k, v: pairs(q, k, v, causal=True, seen=None),
+        TOKENS: carried(1),
+        CHUNKS: carried(config.chunk),
     }
+    kept = {SOFTMAX: 2 * config.width * length}
+    rows = []
+    for form, attend in forms.items():
+        with FlopCounterMode(display=False) as counted:
+            attend(*qkv)
+        work, keeps = counted.get_total_flops(), kept.get(form, config.width * (config.width + 1))
+        rows.append({"attention": form, "length": length, "work": work, "keeps": keeps, "ms": 1000 * seconds(attend, *qkv)})
+    return rows
+
+
+def seconds(attend: Callable[..., Tensor], *qkv: Tensor) -> float:
+    """CPU time of this process, the median of three runs."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        attend(*qkv)
+        taken.append(time.process_time() - start)
+    return statistics.median(taken)
 
 
 def growth_of(table: pd.DataFrame, name: str) -> float:

@@ -8,8 +8,9 @@ writes to and reads from (Katharopoulos et al. 2020, arXiv:2006.16236; Schlag et
     delta rule  S_i = S_{i−1} + β_i φ(k_i) (v_i − S_{i−1}ᵀ φ(k_i))ᵀ,   z_i = S_iᵀ φ(q_i)
 
 The sum can only add; the delta rule first reads what the memory holds under a key, and replaces it. The modules here compute in
-parallel over positions, with hooks, and take the place of scores and softmax in an attention. `fast_weights` and `delta_rule`
-compute the same one token after the other. Every head has a memory of its own.
+parallel over positions, with hooks, and take the place of scores and softmax in an attention: every pair of tokens has a number
+to look at, so their time grows as the square of the length. `linear_attention`, `fast_weights` and `delta_rule` carry the memory
+along instead, one token or one chunk after the other, in time that grows as the length. Every head has a memory of its own.
 
 Must not know: attention's projections, blocks, how models are trained.
 """
@@ -22,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.errors import ModelError
-from interp.models.hooked import HookPoint
+from interp.models.lens import HookPoint
 
 
 class EluPlusOne(nn.Module):
@@ -121,11 +122,30 @@ class DeltaRule(nn.Module):
         """Raises ModelError unless causal: what a write replaces depends on what came before."""
         if not causal:
             raise ModelError("the delta rule writes token after token and has no form that sees both ways; use a decoder")
-        beta = self.hook_beta(torch.sigmoid(torch.einsum("bkhd,hd->bkh", k, self.w) + self.b))
+        beta = self.hook_beta(self.rates(k))
         beta = beta if seen is None else beta * seen[:, :, None]
         phi_q, phi_k = self.hook_phi_q(self.feature_map(q)), self.hook_phi_k(self.feature_map(k))
         written = self.hook_written(_written(phi_k, v, beta))
         return torch.einsum("bhqk,bkhd->bqhd", _products(phi_q, phi_k).tril(), written)
+
+    def rates(self, k: Float[Tensor, "batch key head d_head"]) -> Float[Tensor, "batch key head"]:
+        """β = σ(w·k + b)."""
+        return torch.sigmoid(torch.einsum("bkhd,hd->bkh", k, self.w) + self.b)
+
+
+def linear_attention(
+    phi_q: Float[Tensor, "batch pos head feature"],
+    phi_k: Float[Tensor, "batch pos head feature"],
+    v: Float[Tensor, "batch pos head d_value"],
+    *,
+    chunk: int = 64,
+) -> Float[Tensor, "batch pos head d_value"]:
+    """Causal linear attention by a memory that is carried along: what `LinearAttention` gives, in time that grows as pos.
+
+    A column of ones beside the values carries the normaliser. chunk as in `fast_weights`.
+    """
+    found, _ = fast_weights(phi_q, phi_k, torch.cat([v, torch.ones_like(v[..., :1])], -1), chunk=chunk)
+    return found[..., :-1] / found[..., -1:]
 
 
 def fast_weights(
@@ -133,23 +153,14 @@ def fast_weights(
     phi_k: Float[Tensor, "batch pos head feature"],
     v: Float[Tensor, "batch pos head d_value"],
     *,
-    chunk: int = 1,
+    chunk: int = 64,
 ) -> tuple[Float[Tensor, "batch pos head d_value"], Float[Tensor, "batch head feature d_value"]]:
-    """Σ_{j≤i} (φ(q_i)·φ(k_j)) v_j and the memory at the end, by a memory that is carried along.
+    """Σ_{j≤i} (φ(q_i)·φ(k_j)) v_j, and the memory at the end.
 
-    chunk: tokens taken at a time, by products of all their pairs; time grows as pos · (chunk + feature), and chunk=1 is the
-    recurrence itself. Without a normaliser: append a column of ones to v, and its output is one.
-    Raises ModelError for a chunk below 1.
+    chunk: tokens taken at a time, by products of all their pairs; work grows as pos · (chunk + feature), and chunk=1 is the
+    recurrence itself, which is slowest outside of theory. Raises ModelError for a chunk below 1.
     """
-    if chunk < 1:
-        raise ModelError(f"chunk={chunk}: at least one token is taken at a time")
-    memory = v.new_zeros(v.shape[0], v.shape[2], phi_k.shape[-1], v.shape[-1])
-    outputs = []
-    for q, k, value in zip(phi_q.split(chunk, 1), phi_k.split(chunk, 1), v.split(chunk, 1), strict=True):
-        within = torch.einsum("bhqk,bkhd->bqhd", _products(q, k).tril(), value)
-        outputs.append(within + torch.einsum("bqhf,bhfd->bqhd", q, memory))
-        memory = memory + torch.einsum("bkhf,bkhd->bhfd", k, value)
-    return torch.cat(outputs, 1), memory
+    return _carried(phi_q, phi_k, v, None, chunk)
 
 
 def delta_rule(
@@ -157,20 +168,38 @@ def delta_rule(
     phi_k: Float[Tensor, "batch pos head feature"],
     v: Float[Tensor, "batch pos head d_value"],
     beta: Float[Tensor, "batch pos head"],
+    *,
+    chunk: int = 64,
 ) -> tuple[Float[Tensor, "batch pos head d_value"], Float[Tensor, "batch head feature d_value"]]:
-    """The delta rule one token after the other: what each query reads, and the memory at the end."""
+    """What queries read under the delta rule, and the memory at the end; chunk as in `fast_weights` (Yang et al. 2024, §3)."""
+    return _carried(phi_q, phi_k, v, beta, chunk)
+
+
+def _carried(
+    phi_q: Tensor, phi_k: Tensor, v: Tensor, beta: Tensor | None, chunk: int
+) -> tuple[Float[Tensor, "batch pos head d_value"], Float[Tensor, "batch head feature d_value"]]:
+    """A memory carried along from chunk to chunk, which each writes to, under its keys: values, or by a `beta` what they lack."""
+    if chunk < 1:
+        raise ModelError(f"chunk={chunk}: at least one token is taken at a time")
     memory = v.new_zeros(v.shape[0], v.shape[2], phi_k.shape[-1], v.shape[-1])
     outputs = []
-    for q, k, value, rate in zip(phi_q.unbind(1), phi_k.unbind(1), v.unbind(1), beta.unbind(1), strict=True):
-        held = torch.einsum("bhf,bhfd->bhd", k, memory)
-        memory = memory + torch.einsum("bhf,bhd->bhfd", k, rate[..., None] * (value - held))
-        outputs.append(torch.einsum("bhf,bhfd->bhd", q, memory))
-    return torch.stack(outputs, 1), memory
+    for start in range(0, v.shape[1], chunk):
+        rows = slice(start, start + chunk)
+        q, k, written = phi_q[:, rows], phi_k[:, rows], v[:, rows]
+        if beta is not None:
+            written = _written(k, written - _read(memory, k), beta[:, rows])
+        outputs.append(_read(memory, q) + torch.einsum("bhqk,bkhd->bqhd", _products(q, k).tril(), written))
+        memory = memory + torch.einsum("bkhf,bkhd->bhfd", k, written)
+    return torch.cat(outputs, 1), memory
+
+
+def _read(memory: Tensor, phi: Tensor) -> Float[Tensor, "batch pos head d_value"]:
+    return torch.einsum("bqhf,bhfd->bqhd", phi, memory)
 
 
 def _written(phi_k: Tensor, v: Tensor, beta: Tensor) -> Float[Tensor, "batch pos head d_value"]:
     """What each token adds under its key, u_i = β_i (v_i − Σ_{j<i} (φ(k_i)·φ(k_j)) u_j): a triangular system, solved at once
-    (Yang et al. 2024, arXiv:2406.06484, §3)."""
+    (Yang et al. 2024, arXiv:2406.06484, §3). v: values less what the memory held under their keys before."""
     rate = beta.transpose(1, 2)[..., None]  # [batch head pos 1]
     overlap = rate * _products(phi_k, phi_k).tril(-1)
     written = torch.linalg.solve_triangular(overlap, rate * v.transpose(1, 2), upper=False, unitriangular=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from experiment_cases import assert_claims_hold, module_of
@@ -22,9 +23,40 @@ def test_claims_hold_and_controls_miss_their_targets_though_sinusoids_come_late_
     report = Report("E20", "expressiveness")
     e20.run(e20.Config(**e20.QUICK), report)
     assert {claim.id.partition(".")[2] for claim in report.claims} == {
-        *("influence", "influence-sinusoids", "parity", "first", "unsure", "sure", "majority-carries-over", "parity-does-not"),
+        *(
+            "influence",
+            "influence-sinusoids",
+            "influence-fast-waves",
+            "parity",
+            "first",
+            "unsure",
+            "sure",
+            "majority-carries-over",
+            "parity-does-not",
+        ),
     }
     assert_claims_hold(report, but=("influence-sinusoids",))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_written_by_hand_does_what_is_claimed_on_every_seed(e20: ModuleType, seed: int) -> None:
+    report, config = Report("E20", "expressiveness"), e20.Config(written=(2, 20, 100), rows=16, seed=seed)
+    found = [e20.recognised(config, name, length) for name in ("PARITY", "FIRST") for length in config.written]
+    e20.claim_recognisers(config, report, pd.concat(found))
+    assert_claims_hold(report)
+
+
+def test_fast_waves_are_those_that_turn_within_the_shortest_row(e20: ModuleType) -> None:
+    config = e20.Config(lengths=(8, 16))
+    said = {positions: e20.fresh(config, positions, 0) for positions in ("none", "sinusoidal", "fast")}
+    rows = torch.tensor([[2, 0, 1, 1, 0]])
+    slow = e20.encoder(config, "sinusoidal", longest=16, draw=0).eval()
+    period = 2 * torch.pi * 10000 ** (torch.arange(16) / 16)
+    slow.pos_embed.weight[:, (period > 8).repeat_interleave(2)] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(said["fast"](rows), slow(rows)[:, 0].double())
+    assert not torch.allclose(said["fast"](rows), said["sinusoidal"](rows))
+    assert not torch.allclose(said["fast"](rows), said["none"](rows))
 
 
 def test_twins_differ_in_one_bit_and_never_in_the_first_token(e20: ModuleType) -> None:

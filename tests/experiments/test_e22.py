@@ -10,6 +10,7 @@ import pytest
 import torch
 from experiment_cases import assert_claims_hold, module_of
 
+from interp import stats
 from interp.report import Report
 
 
@@ -27,6 +28,23 @@ def test_every_claim_holds_at_full_size_and_every_control_misses_its_target(e22:
         *(f"E22.{slug}" for slug in ("capacity", "overflow", "overwrite", "favor-slope", "orthogonal", "linear-work")),
     }
     assert_claims_hold(report)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_can_be_proved_holds_on_every_seed(e22: ModuleType, seed: int) -> None:
+    report = Report("E22", "linear attention")
+    config = e22.Config(seeds=1, length=64, seed=seed)
+    e22.report_forms(config, report)
+    e22.report_capacity(config, report)
+    assert_claims_hold(report)
+
+
+def test_the_error_of_independent_features_is_that_of_the_closed_form(e22: ModuleType) -> None:
+    config = e22.Config(features=(10,), draws=600)
+    errors = e22.kernel_errors("independent", config)
+    q, k = e22.SPREAD * torch.randn(2, config.pairs, config.width, generator=stats.torch_generator(0, "E22", "pairs"))
+    both = (q[:, None] + k).square().sum(-1) / config.width**0.5
+    assert errors.mean() == pytest.approx(float((both.exp() - 1).mean()) / 10, rel=0.1)
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 4), (17, 16), (9, 4), (32, 16)])
@@ -51,6 +69,14 @@ def test_the_slope_is_that_of_the_power(e22: ModuleType) -> None:
     features = (16, 64, 256)
     found = e22.slope(np.array([[3 / m, 3 / m, 3 / m] for m in features]).T * np.ones((3, 1)), features, seed=0)
     assert (found.value, found.low, found.high) == pytest.approx((-1, -1, -1))
+
+
+def test_forms_that_take_all_pairs_do_the_work_of_the_softmax_and_a_memory_keeps_its_size(e22: ModuleType) -> None:
+    rows = {(row["attention"], n): row for n in (64, 128) for row in e22.costs(n, e22.Config(width=4, chunk=8))}
+    assert rows[e22.PAIRS, 64]["work"] == rows[e22.SOFTMAX, 64]["work"] == 2 * 2 * 64 * 64 * 4
+    assert rows[e22.CHUNKS, 128]["work"] == 2 * rows[e22.CHUNKS, 64]["work"]
+    assert rows[e22.CHUNKS, 128]["keeps"] == rows[e22.CHUNKS, 64]["keeps"] == 4 * 5
+    assert all(row["ms"] > 0 for row in rows.values())
 
 
 def test_growth_is_the_slope_between_the_longest_rows(e22: ModuleType) -> None:

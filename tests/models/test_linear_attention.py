@@ -6,7 +6,16 @@ from torch.testing import assert_close
 
 from interp.errors import ModelError
 from interp.models.hooked import Edit, Model
-from interp.models.linear_attention import DeltaRule, EluPlusOne, Favor, LinearAttention, UnitRelu, delta_rule, fast_weights
+from interp.models.linear_attention import (
+    DeltaRule,
+    EluPlusOne,
+    Favor,
+    LinearAttention,
+    UnitRelu,
+    delta_rule,
+    fast_weights,
+    linear_attention,
+)
 from interp.models.transformer import TransformerConfig, transformer
 
 HEADS, WIDTH = 2, 4
@@ -42,22 +51,45 @@ def test_linear_attention_is_that_of_its_equation(qkv, causal, padded):
     assert_close(found, slow(phi(q), phi(k), v, causal, seen))
 
 
+def slow_delta(phi_q, phi_k, v, beta):
+    """The delta rule's equation for one token of one head at a time, and the memory at the end."""
+    out, memory = torch.zeros_like(v), torch.zeros(len(v), HEADS, WIDTH, v.shape[-1], dtype=v.dtype)
+    for b, h, i in torch.cartesian_prod(*(torch.arange(n) for n in (len(v), HEADS, v.shape[1]))).tolist():
+        held = memory[b, h].T @ phi_k[b, i, h]
+        memory[b, h] += beta[b, i, h] * torch.outer(phi_k[b, i, h], v[b, i, h] - held)
+        out[b, i, h] = memory[b, h].T @ phi_q[b, i, h]
+    return out, memory
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 4, 9, 20])
-def test_the_recurrence_gives_what_the_parallel_form_gives(qkv, chunk):
+def test_a_memory_carried_along_gives_what_the_parallel_form_gives(qkv, chunk):
     q, k, v = qkv
     phi = EluPlusOne()
-    with_ones = torch.cat([v, torch.ones_like(v[..., :1])], -1)
-    found, memory = fast_weights(phi(q), phi(k), with_ones, chunk=chunk)
-    assert_close(found[..., :-1] / found[..., -1:], LinearAttention(phi)(q, k, v, causal=True, seen=None))
-    assert_close(memory, torch.einsum("bkhf,bkhd->bhfd", phi(k), with_ones))
+    found = linear_attention(phi(q), phi(k), v, chunk=chunk)
+    assert_close(found, LinearAttention(phi)(q, k, v, causal=True, seen=None))
+    _, memory = fast_weights(phi(q), phi(k), v, chunk=chunk)
+    assert_close(memory, torch.einsum("bkhf,bkhd->bhfd", phi(k), v))
 
 
-def test_the_delta_rule_in_parallel_is_the_delta_rule_token_by_token(qkv):
+@pytest.mark.parametrize("chunk", [1, 2, 4, 9, 20])
+def test_the_delta_rule_is_that_of_its_equation_in_parallel_and_carried_along(qkv, chunk):
     q, k, v = qkv
-    rule = DeltaRule(HEADS, WIDTH, UnitRelu(), generator=generator()).double()
-    beta = torch.sigmoid(torch.einsum("bkhd,hd->bkh", k, rule.w) + rule.b)
-    found, _ = delta_rule(UnitRelu()(q), UnitRelu()(k), v, beta)
-    assert_close(rule(q, k, v, causal=True, seen=None), found)
+    rule, unit = DeltaRule(HEADS, WIDTH, UnitRelu(), generator=generator()).double(), UnitRelu()
+    wanted, held = slow_delta(unit(q), unit(k), v, rule.rates(k).detach())
+    found, memory = delta_rule(unit(q), unit(k), v, rule.rates(k), chunk=chunk)
+    assert_close(found, wanted)
+    assert_close(memory, held)
+    assert_close(rule(q, k, v, causal=True, seen=None), wanted)
+
+
+def test_chunks_agree_with_the_parallel_forms_to_1e_5_on_long_rows_in_single_precision():
+    q, k, v = torch.randn(3, 1, 500, HEADS, 16, generator=generator(3)).unbind()
+    rule, phi, unit = DeltaRule(HEADS, 16, UnitRelu(), generator=generator()), EluPlusOne(), UnitRelu()
+    for parallel, carried in (
+        (LinearAttention(phi), linear_attention(phi(q), phi(k), v)),
+        (rule, delta_rule(unit(q), unit(k), v, rule.rates(k))[0]),
+    ):
+        assert_close(parallel(q, k, v, causal=True, seen=None), carried, atol=1e-5, rtol=0)
 
 
 def test_padding_writes_nothing(qkv):
