@@ -14,7 +14,7 @@ FLOORS = [
     {"text", "tasks"},
     {"models"},
     {"activations"},
-    {"heads", "mlp", "sae", "probes", "superposition"},
+    {"heads", "mlp", "sae", "probes", "comparison", "superposition"},
     {"figures", "report", "pages", "neuron_pages", "head_pages"},
     {"experiment", "commands", "cli", "__main__"},
 ]

@@ -29,7 +29,7 @@ from interp.models.runs import Edit, Run, evaluating, execute, passing_on
 from interp.models.transformer import TransformerConfig
 from interp.text.tokenizer import Tokenizer, wrap_hf
 
-__all__ = ["SHIPPED", "Edit", "HookPoint", "HookedRootModule", "Model", "Run", "native_module"]
+__all__ = ["SHIPPED", "Edit", "Model", "Run"]
 
 SHIPPED = {"stdlib-4l": Path(__file__).parent / "shipped"}
 """Models that come with the package: a folder with `card.json`, weights in half precision and a tokenizer."""
@@ -128,6 +128,18 @@ class Model:
         storage.fill(module, state, {})
         return self.wrap(module, tokenizer=self.tokenizer, name=name)
 
+    def state(self) -> dict[str, Tensor]:
+        """The weights by the bare module's names, as `with_weights` takes them.
+
+        Raises ModelError when some are not where they were, as with adapters attached.
+        """
+        state = {name.replace("._original_component", ""): tensor for name, tensor in self._module.state_dict().items()}
+        missing = [name for name in self._names or () if name not in state]
+        if missing:
+            lost = f"{self.name} has lost the weights {', '.join(missing[:3])}"
+            raise ModelError(f"{lost}; it cannot be saved or fingerprinted (merge or detach adapters first)")
+        return state if self._names is None else {name: state[name] for name in self._names}
+
     def save(self, folder: str | Path) -> None:
         """Saves configuration, weights and tokenizer; `load(folder)` gives a model with the same logits.
 
@@ -139,7 +151,7 @@ class Model:
             raise ModelError("this bridge's weights were processed (compatibility mode); save the model before that")
         dtype = str(next(self._module.parameters()).dtype).removeprefix("torch.")
         facts = {"name": self.name, "class": type(self._module).__name__, "dtype": dtype, "config": self.config}
-        storage.write(Path(folder), {"kind": self._recipe, **facts}, self._state(), self.tokenizer)
+        storage.write(Path(folder), {"kind": self._recipe, **facts}, self.state(), self.tokenizer)
 
     # ---- running it ----
 
@@ -273,7 +285,7 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """SHA-256 in hex over architecture and weights: equal exactly when two models compute alike. Follows in-place changes."""
-        state = self._state()
+        state = self.state()
         version = [(name, tensor.data_ptr(), tensor._version) for name, tensor in state.items()]
         if self._fingerprint is None or self._fingerprint[0] != version:
             self._fingerprint = version, storage.fingerprint({"class": type(self._module).__name__, **self.config}, state)
@@ -397,10 +409,3 @@ class Model:
         if isinstance(self._module, NativeModel):
             return lens.native_names(self._module)
         return huggingface.expected_names(self._module) if isinstance(self._module, transformers.PreTrainedModel) else None
-
-    def _state(self) -> dict[str, Tensor]:
-        state = {name.replace("._original_component", ""): tensor for name, tensor in self._module.state_dict().items()}
-        missing = [name for name in self._names or () if name not in state]
-        if missing:
-            raise ModelError(f"{self.name} has lost the weights {', '.join(missing[:3])}; it cannot be saved or fingerprinted")
-        return state if self._names is None else {name: state[name] for name in self._names}

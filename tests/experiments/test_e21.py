@@ -1,12 +1,13 @@
-"""E21's closed forms and its parts; the fine-tuned model in a reduced form."""
+"""E21 at full size, its closed forms on twenty seeds, and its parts on cases that are known."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
-from experiment_cases import module_of
+from experiment_cases import assert_claims_hold, module_of
 from torch.testing import assert_close
 
 from interp.models.lora import nearest, spectrum
@@ -18,16 +19,33 @@ def e21() -> ModuleType:
     return module_of("E21")
 
 
+def reported(report: Report) -> set[str]:
+    return {claim.id.partition(".")[2] for claim in report.claims}
+
+
 @pytest.mark.slow
-def test_trained_adapters_reach_what_the_singular_values_allow_and_no_more(e21: ModuleType) -> None:
+def test_every_claim_holds_at_full_size_and_every_control_misses_its_target(e21: ModuleType) -> None:
     report = Report("E21", "low rank")
-    e21.report_linear(e21.Config(shifts=1), report)
-    assert {claim.id: claim.verdict for claim in report.claims} == {
-        f"E21.{slug}": "PASS" for slug in ("eckart-young", "bound", "wide-enough")
+    e21.run(e21.Config(), report)
+    assert reported(report) == {
+        *("eckart-young", "bound", "wide-enough", "by-hand", "adapters", "teacher", "low-rank", "same-look"),
+        *("learned", "kept", "the-place", "nothing-before", "neurons-carry", "features-carry", "features-read"),
     }
-    for claim in report.claims:
-        assert claim.control is not None and claim.target is not None
-        assert not claim.target.holds(*claim.control.ends), claim.id
+    assert_claims_hold(report)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_needs_no_training_holds_on_every_seed(e21: ModuleType, seed: int) -> None:
+    config = e21.Config(seed=seed, shifts=1, ranks=(1, 4, 6), linear_steps=2)
+    report = Report("E21", "low rank")
+    e21.report_linear(config, report)
+    e21.report_by_hand(config, report)
+    lesson = e21.Lesson.of(config)
+    adapted = lesson.taught(e21.parts_of([1], "mlp"), 5, rank=4)
+    e21.report_place(lesson, report, adapted, adapted)
+    verdicts = {claim.id.partition(".")[2]: claim.verdict for claim in report.claims}
+    assert [verdicts[name] for name in ("bound", "by-hand", "the-place", "nothing-before")] == ["PASS"] * 4
+    assert verdicts["eckart-young"] == "FAIL", "two steps of training do not reach the bound"
 
 
 def test_a_shift_has_the_singular_values_it_was_given(e21: ModuleType) -> None:
@@ -44,12 +62,22 @@ def test_directions_at_random_leave_more_than_the_best(e21: ModuleType) -> None:
     assert all(e21.chance_loss(config, 1, number) > sum(v**2 for v in config.shift[1:]) * 1.1 for number in range(5))
 
 
-def test_a_mirrored_row_says_its_segment_backwards_and_knows_it_from_the_second_step_back(e21: ModuleType) -> None:
-    rows = e21.mirrored(50, 48, 49, torch.Generator().manual_seed(0))
-    assert (rows.tokens[:, 0] == 0).all() and (rows.tokens[:, 1:] > 0).all()
-    for tokens, known in zip(rows.tokens.tolist(), rows.known.tolist(), strict=True):
-        places = [i for i, each in enumerate(known) if each]
-        turn = places[0] - 2  # the last token of the segment; after it the row goes back, which nothing foretells
-        assert places == list(range(turn + 2, 2 * turn))
-        assert all(tokens[turn + i] == tokens[turn - i] for i in range(1, turn))
-        assert len(set(tokens[1 : turn + 1])) == turn
+@pytest.mark.parametrize("swaps", [1, 4, 24])
+def test_a_cipher_undoes_itself_and_changes_as_many_tokens_as_it_should(e21: ModuleType, swaps: int) -> None:
+    said = e21.cipher(e21.Config(swaps=swaps), 49)
+    assert torch.equal(said[said], torch.arange(49)) and said[0] == 0
+    assert int((said != torch.arange(49)).sum()) == 2 * swaps
+    assert int(torch.linalg.matrix_rank(torch.eye(49)[said] - torch.eye(49))) == swaps
+
+
+def test_only_the_facts_of_the_lesson_are_others(e21: ModuleType) -> None:
+    lesson = e21.Lesson.of(replace(e21.Config(), people=5))
+    other = lesson.old.answers != lesson.new.answers
+    assert other[lesson.people, 0].all() and int(other.sum()) == 5
+    assert {kind: len(facts) for kind, facts in lesson.facts.items()} == {
+        "taught": 5,
+        "same relation": 59,
+        "other relations": 128,
+    }
+    assert lesson.accuracy(lesson.before, lesson.facts["taught"]).max() == 0
+    assert lesson.accuracy(lesson.before, lesson.facts["other relations"]).mean() > 0.99

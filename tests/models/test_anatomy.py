@@ -10,7 +10,8 @@ from model_shapes import SHAPES, case_of, hf_module
 
 from interp.errors import ModelError
 from interp.models.anatomy import anatomy, read, read_each, stepped, written
-from interp.models.hooked import HookedRootModule, HookPoint, Model
+from interp.models.hooked import Model
+from interp.models.lens import HookedRootModule, HookPoint
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 50, "max_position_embeddings": 32}
 

@@ -8,7 +8,8 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 
 from interp.errors import ModelError
 from interp.models.experts import Experts, Gated, balance_loss, expert_weights, router_logits
-from interp.models.hooked import Edit, HookedRootModule, Model
+from interp.models.hooked import Edit, Model
+from interp.models.lens import HookedRootModule
 from interp.models.parts import Mlp
 from interp.models.transformer import TransformerConfig, transformer
 

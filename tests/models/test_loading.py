@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from interp.errors import ModelError
 from interp.models import hooked, storage
-from interp.models.hooked import Model, native_module
+from interp.models.hooked import Model
+from interp.models.lens import native_module
 from interp.text.tokenizer import load_tokenizer, train_byte_level_bpe
 
 STORIES = Path(__file__).resolve().parents[3] / "shared" / "data" / "stories260k"
@@ -214,7 +215,7 @@ def test_the_residual_streams_of_a_real_model_are_hugging_faces_hidden_states():
 def test_other_weights_make_another_model_of_the_same_architecture(shape):
     case = case_of(shape)
     fresh = case.model.untrained(5)
-    state = {name: tensor.clone() for name, tensor in fresh._state().items()}
+    state = {name: tensor.clone() for name, tensor in fresh.state().items()}
     other = case.model.with_weights(state, name="other")
     assert other.fingerprint == fresh.fingerprint != case.model.fingerprint and other.name == "other"
     state.popitem()

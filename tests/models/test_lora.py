@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from interp.errors import ModelError
 from interp.models.hooked import Model
-from interp.models.lora import Adapters, effective_rank, nearest, spectrum
+from interp.models.lora import Adapters, effective_rank, nearest, overlap, spectrum
 
 STACKS = ("blocks", "encoder_blocks", "decoder_blocks")
 LINEAR = ("q", "k", "v", "o", "in", "gate", "out")
@@ -95,6 +95,41 @@ def test_a_merged_model_can_be_saved_and_an_attached_one_cannot(tmp_path):
     assert_close(Model.load(str(tmp_path / "merged")).run(case.tokens).logits, case.run().logits)
 
 
+@pytest.mark.parametrize("shape", ["gpt2", "neox"])
+def test_what_changes_in_a_part_of_a_joint_matrix_is_saved_with_it(shape, tmp_path):
+    case = fresh(shape)
+    before, parts = case.run().logits, ["blocks.0.attn.q", "blocks.1.attn.k", "blocks.1.attn.v"]
+    adapters = Adapters(case.model, parts, rank=2, alpha=4, seed=0)
+    stir(adapters)
+    adapted = case.run().logits
+    assert not torch.allclose(adapted, before)
+    with pytest.raises(ModelError, match="has lost the weights"):
+        case.model.save(tmp_path)
+    with pytest.raises(ModelError, match=r"^blocks.1.attn.q shares its matrix with a part that has an adapter already; detach"):
+        Adapters(case.model, ["blocks.1.attn.q"], rank=2, alpha=4, seed=0)
+    for state, wanted in ((adapters.merge, adapted), (adapters.detach, before)):
+        state()
+        case.model.save(tmp_path)
+        assert_close(Model.load(str(tmp_path)).run(case.tokens).logits, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(case.run().logits, before)
+
+
+@pytest.mark.parametrize("shape", ["native", "gpt2"])
+def test_an_adapter_filled_with_a_change_is_the_nearest_of_its_rank(shape):
+    model = build(shape)
+    adapters = Adapters(model, ["blocks.0.mlp.in"], rank=3, alpha=6, seed=0)
+    d_out, d_in = adapters.changes()["blocks.0.mlp.in"].shape
+    wanted = torch.randn(d_out, d_in, generator=torch.Generator().manual_seed(1))
+    adapters.fill({"blocks.0.mlp.in": wanted})
+    assert_close(adapters.changes()["blocks.0.mlp.in"], nearest(wanted, 3), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ModelError) as caught:
+        adapters.fill({"blocks.1.mlp.in": wanted, "blocks.0.mlp.in": wanted.T})
+    assert str(caught.value) == (
+        "there is no adapter on blocks.1.mlp.in; "
+        f"the change of blocks.0.mlp.in is [{d_in}, {d_out}], its matrix [{d_out}, {d_in}]"
+    )
+
+
 def test_the_start_is_a_function_of_seed_and_part():
     parts = ["blocks.0.attn.q", "blocks.0.attn.k"]
     first, again, other = (Adapters(build("native"), parts, rank=2, alpha=2, seed=seed).parameters() for seed in (0, 0, 1))
@@ -113,6 +148,19 @@ def test_what_the_nearest_matrix_of_a_rank_leaves_is_the_tail_of_the_spectrum(se
         assert_close(left, spectrum(matrix)[rank:].square().sum(), atol=1e-12, rtol=1e-9)
         basis = torch.linalg.qr(torch.randn(7, rank, generator=generator, dtype=torch.float64))[0]
         assert (matrix - basis @ basis.T @ matrix).square().sum() >= left
+
+
+def test_directions_overlap_wholly_with_themselves_not_at_all_with_others_and_by_chance_as_rank_to_size():
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(30, 30, generator=generator))[0]
+    first, second = basis[:, :6] * torch.arange(1.0, 7), basis[:, 6:12] * torch.arange(1.0, 7)
+    assert overlap(first, -2 * first, 4) == pytest.approx(1, abs=1e-5)
+    assert overlap(first, second, 4) == pytest.approx(0, abs=1e-5)
+    assert overlap(first, basis[:, [5, 4, 20, 21]], 4) == pytest.approx(0.5, abs=1e-5)
+    drawn = [overlap(torch.randn(30, 20, generator=generator), torch.randn(30, 20, generator=generator), 4) for _ in range(200)]
+    assert sum(drawn) / 200 == pytest.approx(4 / 30, rel=0.1)
+    with pytest.raises(ModelError, match=r"^rank=7 directions cannot be compared in matrices of rank 6 at most; use 1 to 6$"):
+        overlap(first, second, 7)
 
 
 def test_the_effective_rank_of_r_equal_singular_values_is_r():

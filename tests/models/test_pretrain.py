@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.models import pretrain
-from interp.models.hooked import native_module
+from interp.models.lens import native_module
 from interp.models.training import fast_logits
 
 TINY = pretrain.ARCHITECTURE | {"d_model": 32, "d_head": 8, "n_heads": 4, "n_layers": 2, "d_mlp": 64, "rotary_dim": 8}

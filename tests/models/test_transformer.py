@@ -10,7 +10,8 @@ import torch
 from model_shapes import OWN, OWNS, case_of, hf_module
 
 from interp.errors import ModelError
-from interp.models.hooked import Edit, HookPoint, Model, native_module
+from interp.models.hooked import Edit, Model
+from interp.models.lens import HookPoint, native_module
 from interp.models.multihead import Attention
 from interp.models.parts import Dropout, Norm
 from interp.models.positions import rotated, shift, sinusoids
@@ -289,7 +290,7 @@ FAULTS = {
     "rotary positions turn pairs, but d_head = d_model / n_heads = 1 is odd": {"d_model": 2, "positions": "rotary"},
     "n_heads=2 query heads cannot share n_key_value_heads=3 evenly": {"n_key_value_heads": 3},
     "score='cosine' is none of 'scaled_dot', 'dot', 'bilinear', 'additive'": {"score": "cosine"},
-    "mixer='delta' writes token by token and cannot see both ways, as an encoder-decoder must; use a decoder": {"kind": "encoder-decoder", "mixer": "delta"},
+    "mixer='delta' writes token by token and cannot see both ways, as an encoder must": {"kind": "encoder", "mixer": "delta"},
     "experts_per_token=5 of n_experts=4; use 1 to 4": {"mlp": "experts", "experts_per_token": 5},
     "n_layers=0 must be 1 or more; dropout=1.0 must be 0 or more and less than 1": {"n_layers": 0, "dropout": 1.0},
 }
