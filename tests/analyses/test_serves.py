@@ -45,8 +45,8 @@ def test_every_analysis_keeps_its_law_or_refuses_in_words(shape):
 
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="no ../shared/data/stories260k")
-def test_a_real_language_model_is_served_by_all():
-    assert refusals(REAL) == {}
+def test_a_real_language_model_is_served_by_all_but_what_needs_experts():
+    assert refusals(REAL).keys() == {"router decisions", "expert ablation"}
 
 
 def test_the_table_in_the_docs_is_what_was_found():
