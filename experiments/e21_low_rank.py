@@ -1,15 +1,14 @@
-"""How much of a change of weights fits in a low rank, and what does fine-tuning change? (Hu et al. 2021, arXiv:2106.09685)
+"""How much of a change of weights fits in a low rank? (Hu et al. 2021, arXiv:2106.09685)
 
 A linear student with an adapter of rank r can follow a teacher's shift as far as Eckart and Young allow, and training gets
-there. The induction model learns a cipher that an adapter of known rank can say. A model of known facts learns new ones
-through adapters in one known place: what is held before and after, heads, neurons and features, must show that place.
+there. The induction model learns a cipher that an adapter of known rank can say: by hand, by training, and from the words of a
+teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,26 +16,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import comparison, experiment, figures, stats
-from interp.comparison import Rows, Units
+from interp import experiment, figures, stats
 from interp.heads import patterns
-from interp.models import zoo
 from interp.models.batches import Batch, taught
 from interp.models.changes import matrices, noised
+from interp.models.finetuning import fine_tuned
 from interp.models.hooked import Model
 from interp.models.lens import HookedRootModule
 from interp.models.lora import Adapters
 from interp.models.parts import Linear
-from interp.models.training import Learner, fast, fit, linear_decay
+from interp.models.training import fast, linear_decay
 from interp.report import Report
-from interp.sae import architectures, training
-from interp.sae.autoencoder import SparseAutoencoder
-from interp.tasks.contrast import Contrast
-from interp.tasks.facts import World
 from interp.tasks.repeated import Repeated, repeated_random
 
 ID = "E21"
 OWN = "target of this report"
+MODEL = "induction-2l"
+PARTS = [f"blocks.{layer}.attn.{part}" for layer in range(2) for part in ("q", "k", "v", "o")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +44,6 @@ class Config:
     linear_steps: int = 500
     swaps: int = 4  # pairs of tokens that the cipher exchanges
     cipher_steps: int = 60  # of the induction model, each time it is trained
-    layer: int = 1  # whose MLP is adapted when the facts change
-    rank: int = 8  # of those adapters
-    people: int = 16  # whose first fact is another
-    fact_steps: int = 120  # of the adapters; a third of them for all matrices
-    features: int = 256  # of the autoencoder after that layer
-    chosen: int = 32  # neurons and features that are put into the other model
-    draws: int = 5  # of as many others at random
     held_out: int = 128  # rows of the cipher on which the models are measured
     seed: int = 0
 
@@ -68,44 +57,10 @@ def run(config: Config, report: Report) -> None:
     with experiment.stage("teach a cipher"):
         report_by_hand(config, report)
         report_cipher(config, report)
-    with experiment.stage("teach facts"):
-        lesson = Lesson.of(config)
-        adapted = lesson.taught(parts_of([config.layer], "mlp"), config.fact_steps, rank=config.rank)
-        whole = lesson.taught(parts_of(range(4)), config.fact_steps // 3)
-        report_learned(lesson, report, {"adapters": adapted, "all matrices": whole})
-        report_place(lesson, report, adapted, whole)
-        report_places(lesson, report, adapted, whole)
-        report_units(lesson, report, adapted)
     report.text(
         "What would have shown this false: an adapter narrower than the shift that does better than the singular values allow; a "
-        "cipher of four exchanges that no adapter of rank 4 can say; a difference between the models before the place that was "
-        "trained, or a share other than 1 at that place; features that changed most and carry no more than others."
+        "cipher of four exchanges that no adapter of rank 4 can say; an induction head that has lost its target."
     )
-
-
-def parts_of(layers: Iterable[int], *sublayers: str) -> list[str]:
-    """The linear maps of some layers: all, or those of "attn" or "mlp"."""
-    maps = {"attn": ("q", "k", "v", "o"), "mlp": ("in", "out")}
-    return [f"blocks.{layer}.{name}.{part}" for layer in layers for name in sublayers or maps for part in maps[name]]
-
-
-def fine_tuned(name: str, batches: Iterable[Batch], parts: Sequence[str], *, steps: int, rank: int | None, seed: int) -> Model:
-    """A zoo model after training some of its matrices, or adapters of a rank on them, which are merged."""
-    model = Model.load(name)
-    adapters = None if rank is None else Adapters(model, parts, rank=rank, alpha=rank, seed=seed)
-    if adapters is None:
-        trained = {id(model.bridge.get_submodule(part).original_component.weight) for part in parts}
-        for each in model.bridge.parameters():
-            each.requires_grad_(id(each) in trained)
-    schedule = linear_decay(3e-3 if rank is None else 1e-2, 5, steps)
-    fit(Learner(model.bridge.original_model, schedule=schedule, forward=fast), batches)
-    if adapters is not None:
-        adapters.merge()
-    return model
-
-
-def bars_of(found: dict[str, stats.Estimate], label: str, value: str) -> pd.DataFrame:
-    return pd.DataFrame([{label: name, value: each.value, "low": each.low, "high": each.high} for name, each in found.items()])
 
 
 # ---- a linear student ----
@@ -226,12 +181,12 @@ def asked(rows: Repeated, said: Int[Tensor, " d_vocab"]) -> Batch:
 def report_by_hand(config: Config, report: Report) -> None:
     """An exchange of two tokens is a change of rank 1 of the unembedding, so the cipher's rank is known."""
     report.section("A cipher of known rank")
-    before, swaps = Model.load("induction-2l"), config.swaps
+    before, swaps = Model.load(MODEL), config.swaps
     said, weight = cipher(config, before.d_vocab), before.weight("W_U").T
     tokens = copies(config, before, 8, "by hand").tokens
     wanted, off = before.run(tokens).logits[..., said], {}
     for rank in (swaps - 1, swaps):
-        model = Model.load("induction-2l")
+        model = Model.load(MODEL)
         Adapters(model, ["unembed"], rank=rank, alpha=rank, seed=0).fill({"unembed": weight[said] - weight})
         off[rank] = float((model.run(tokens).logits - wanted).abs().max())
     report.claim(
@@ -248,12 +203,13 @@ def report_by_hand(config: Config, report: Report) -> None:
 
 def report_cipher(config: Config, report: Report) -> None:
     """The cipher learned by attention alone: in full, through adapters, and from a teacher's words."""
-    before = Model.load("induction-2l")
-    said, parts = cipher(config, before.d_vocab), parts_of(range(2), "attn")
+    before = Model.load(MODEL)
+    said = cipher(config, before.d_vocab)
 
     def course(purpose: str, batch: Callable[[Repeated], Batch], rank: int | None = None) -> Model:
         rows = (copies(config, before, 32, purpose, step) for step in range(config.cipher_steps))
-        return fine_tuned("induction-2l", map(batch, rows), parts, steps=config.cipher_steps, rank=rank, seed=config.seed)
+        schedule = linear_decay(3e-3 if rank is None else 1e-2, 5, config.cipher_steps)
+        return fine_tuned(before, map(batch, rows), PARTS, schedule=schedule, rank=rank, seed=config.seed, forward=fast)
 
     tuned = course("curated", lambda rows: asked(rows, said))
     models = {
@@ -283,7 +239,7 @@ def report_cipher(config: Config, report: Report) -> None:
         control=stats.paired_difference(found["trained on true rows"], found["before"], seed=config.seed),
         control_text="the model before",
     )
-    table = bars_of(intervals, "model", "accuracy")
+    table = pd.DataFrame([{"model": name} | each.cells("accuracy") for name, each in intervals.items()])
     report.figure(
         "cipher",
         figures.bars(table, "model", "accuracy", low="low", high="high", xlim=(0, 1.02)),
@@ -339,215 +295,6 @@ def report_looks(config: Config, report: Report, before: Model, tuned: Model) ->
         control=stats.paired_difference(own, chance, seed=config.seed),
         control_text="what it had before any training",
     )
-
-
-# ---- the model of facts learns others ----
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Some people's first fact is another now; all else stays as `facts-4l` learned it."""
-
-    config: Config
-    people: Int[Tensor, " person"]
-    old: World
-    new: World
-
-    @classmethod
-    def of(cls, config: Config) -> Lesson:
-        old = zoo.FactRecipe().world
-        people = torch.randperm(len(old.subjects), generator=stats.torch_generator(config.seed, "people"))[: config.people]
-        objects = old.answers[:, 0].unique()
-        answers = old.answers.clone()
-        answers[people, 0] = objects[(torch.searchsorted(objects, answers[people, 0]) + 1) % len(objects)]
-        return cls(config, people, old, replace(old, answers=answers))
-
-    @cached_property
-    def before(self) -> Model:
-        return Model.load("facts-4l")
-
-    @cached_property
-    def facts(self) -> dict[str, Int[Tensor, "fact 2"]]:
-        """(subject, relation) of the facts that changed, of other people's in the same relation, and of all other relations'."""
-        facts = self.old.facts
-        taught, first = torch.isin(facts[:, 0], self.people), facts[:, 1] == 0
-        return {"taught": facts[taught & first], "same relation": facts[~taught & first], "other relations": facts[~first]}
-
-    def taught(self, parts: Sequence[str], steps: int, *, rank: int | None = None) -> Model:
-        """The model after rows of all facts as they are now, the answers alone being asked for."""
-        drawn = stats.torch_generator(self.config.seed, "facts")
-        rows = (self.new.rows(64, self.before.n_ctx, generator=drawn) for _ in range(steps))
-        batches = (Batch(tokens=tokens, targets=tokens[:, 1:], counted=answer[:, 1:]) for tokens, answer in rows)
-        return fine_tuned("facts-4l", batches, parts, steps=steps, rank=rank, seed=self.config.seed)
-
-    def question(self, template: int) -> Contrast:
-        """The taught facts: the new answer against the old one."""
-        new, old = (world.prompts(self.facts["taught"], template) for world in (self.new, self.old))
-        return Contrast(clean=new.tokens, corrupt=new.tokens, answers=new.answer, wrong=old.answer)
-
-    def rows(self, template: int) -> list[Rows]:
-        """The same prompts, for what is only watched; the start token says nothing."""
-        tokens = self.question(template).clean
-        return [Rows(tokens, torch.ones_like(tokens, dtype=torch.bool).index_fill(1, torch.tensor([0]), False))]
-
-    def accuracy(self, model: Model, facts: Int[Tensor, "fact 2"]) -> Float[np.ndarray, " fact"]:
-        """How many of the four ways to ask each fact are answered as it is now."""
-        asked = [self.new.prompts(facts, template) for template in range(4)]
-        right = [model.run(each.tokens).logits[:, -1].argmax(-1) == each.answer for each in asked]
-        return torch.stack(right).double().mean(0).numpy()
-
-
-def report_learned(lesson: Lesson, report: Report, tuned: dict[str, Model]) -> None:
-    """The taught facts are known, and no others are lost."""
-    report.section("Facts taught through one MLP")
-    seed, models = lesson.config.seed, {"before": lesson.before} | tuned
-    found = {
-        (name, kind): stats.bootstrap(lesson.accuracy(model, facts), seed=seed)
-        for name, model in models.items()
-        for kind, facts in lesson.facts.items()
-    }
-    report.claim(
-        "learned",
-        f"new facts that are known after training adapters on the MLP of layer {lesson.config.layer}",
-        found["adapters", "taught"],
-        at_least=0.8,
-        source=OWN,
-        control=found["before", "taught"],
-        control_text="before",
-    )
-    report.claim(
-        "kept",
-        "the other facts of that relation that are still known",
-        found["adapters", "same relation"],
-        at_least=0.9,
-        source=OWN,
-        control=stats.bootstrap(lesson.accuracy(lesson.before.untrained(seed), lesson.facts["same relation"]), seed=seed),
-        control_text="an untrained model",
-    )
-    rows = [{"model": name, "facts": kind, "known": str(each)} for (name, kind), each in found.items()]
-    report.table("known", rows, caption="Share of facts that are answered as they are now, in four ways of asking.")
-
-
-def report_place(lesson: Lesson, report: Report, adapted: Model, whole: Model) -> None:
-    """Nothing differs before the MLP that was trained, and what that MLP writes carries all."""
-    layer, before = lesson.config.layer, lesson.before
-    places = {name: [Units(f"blocks.{number}.hook_mlp_out")] for name, number in (("own", layer), ("last", 3))}
-    run = comparison.carried(before, adapted, lesson.question(0), places)
-    own, last = (abs(float(run.effects.sel(part=name).values.sum() / run.whole.values.sum()) - 1) for name in places)
-    report.claim(
-        "the-place",
-        f"how far from 1 the share of the change lies that what the MLP of layer {layer} writes, all that was trained, carries",
-        own,
-        at_most=1e-3,
-        source="what comes after is a function of it",
-        control=last,
-        control_text="the MLP of layer 3",
-    )
-    earlier = [Units(f"blocks.{number}.{hook}") for number in range(layer) for hook in ("attn.hook_z", "mlp.hook_post")]
-    moved = [comparison.observed(before, model, lesson.rows(0), earlier).change.max() for model in (adapted, whole)]
-    report.claim(
-        "nothing-before",
-        f"the largest relative change of a head or neuron of the layers before {layer}",
-        moved[0],
-        at_most=0,
-        source="nothing there was trained",
-        control=moved[1],
-        control_text="all matrices trained",
-    )
-
-
-def report_places(lesson: Lesson, report: Report, adapted: Model, whole: Model) -> None:
-    """How much each part carries, both ways, and which heads look elsewhere."""
-    before, question = lesson.before, lesson.question(0)
-    places = {f"{part} {number}": [Units(f"blocks.{number}.hook_{part}_out")] for number in range(4) for part in ("attn", "mlp")}
-    runs = {
-        f"{name}, into {way}": comparison.carried(*models, question, places)
-        for name, model in (("adapters", adapted), ("all matrices", whole))
-        for way, models in (("before", (before, model)), ("after", (model, before)))
-    }
-    table = pd.concat([run.table(seed=lesson.config.seed).assign(models=name) for name, run in runs.items()])
-    report.figure(
-        "places",
-        figures.heatmap(table, "part", "models", "share", xlabel="what is put into the other model", ylabel=""),
-        data=table,
-        caption="Share of the change of behaviour (the new answer's logit less the old's) that the output of one part carries.",
-        alt="With adapters nothing passes over before the trained MLP, all of it with that MLP, and a fifth with the later MLPs; "
-        "with all matrices trained every MLP carries some.",
-    )
-    hooks = [f"blocks.{number}.attn.hook_pattern" for number in range(4)]
-    looks = comparison.looked(before, adapted, lesson.rows(0), hooks)["total variation"].mean("example").table()
-    looks["layer"] = looks.attention.str.extract(r"(\d+)").astype(int)
-    report.figure(
-        "looks",
-        figures.heatmap(looks, "head", "layer", "total variation"),
-        data=looks,
-        caption="Share of each head's attention that has moved under the adapters (total variation), asked for the taught facts.",
-        alt=f"Zero up to layer {lesson.config.layer}; a tenth of the attention of the later heads has moved.",
-    )
-
-
-def report_units(lesson: Lesson, report: Report, adapted: Model) -> None:
-    """The neurons and features that changed most, found in one wording, carry the change in another."""
-    config, untrained = lesson.config, lesson.before.untrained(lesson.config.seed)
-    neurons = Units(f"blocks.{config.layer}.mlp.hook_post")
-    features = Units(f"blocks.{config.layer}.hook_resid_post", coder=autoencoder(lesson))
-    report.claim(
-        "features-read",
-        "variance after training that the features, found before, leave unexplained",
-        comparison.unexplained(adapted, lesson.rows(0), features),
-        at_most=0.2,
-        source=OWN,
-        control=comparison.unexplained(untrained, lesson.rows(0), features),
-        control_text="of an untrained model",
-    )
-    shares = report_carried(lesson, report, adapted, "neurons", neurons)
-    shares |= report_carried(lesson, report, adapted, "features", features)
-    table = bars_of(shares, "put in", "share")
-    report.figure(
-        "units",
-        figures.bars(table, "put in", "share", low="low", high="high"),
-        data=table,
-        caption="Share of the change of behaviour that passes into the model before; chosen in one wording, put in in another.",
-        alt="An eighth of the features carries most of what all of them carry, as many at random little; of the neurons, less.",
-    )
-
-
-def report_carried(lesson: Lesson, report: Report, adapted: Model, name: str, units: Units) -> dict[str, stats.Estimate]:
-    """A claim about the units that changed most, and the bars of a figure."""
-    n = lesson.config.chosen
-    seed, before, question = lesson.config.seed, lesson.before, lesson.question(1)
-    noise = noised(before, adapted, seed=seed)
-    found, unrelated = (comparison.observed(before, model, lesson.rows(0), [units]) for model in (adapted, noise))
-    report.table(name, found.head(10), caption=f"The ten {name} that changed most, in one wording of the taught facts.")
-    parts = {"all": [units], "most": [comparison.strongest(found, units, n)]}
-    parts |= {str(i): [comparison.drawn(found, units, n, seed=seed, number=i)] for i in range(lesson.config.draws)}
-    run = comparison.carried(before, adapted, question, parts)
-    every, most, *others = run.effects.values
-    chance, whole = np.mean(others, axis=0), run.whole.values
-    by_noise = comparison.carried(before, noise, question, {"most": [comparison.strongest(unrelated, units, n)]})
-    report.claim(
-        f"{name}-carry",
-        f"share of the change of behaviour that passes over with the {n} {name} that changed most, less that with {n} at random",
-        stats.ratio(most - chance, whole, seed=seed),
-        at_least=0.03,
-        source=f"{OWN}; cross-model patching: Prakash et al. 2024",
-        control=stats.ratio(by_noise.effects.values[0], whole, seed=seed),
-        control_text=f"the {n} that noise of the same norm in the same matrices changes most",
-    )
-    bars = {f"all {len(found)} {name}": every, f"{n} {name} that changed most": most, f"{n} {name} at random": chance}
-    return {label: stats.ratio(values, whole, seed=seed) for label, values in bars.items()}
-
-
-def autoencoder(lesson: Lesson) -> SparseAutoencoder:
-    """Features of the residual stream after the adapted layer, of the model before."""
-    config, hook = lesson.config, f"blocks.{lesson.config.layer}.hook_resid_post"
-    drawn = stats.torch_generator(config.seed, "autoencoder")
-    tokens, _ = lesson.old.rows(4096, lesson.before.n_ctx, generator=drawn)
-    rows = lesson.before.run(tokens, read=[hook]).activations[hook][:, 1:].flatten(0, 1)
-    sae, objective = architectures.build("topk", rows.shape[1], config.features, l0=16, seed=config.seed)
-    batches = (rows[torch.randint(len(rows), (512,), generator=drawn)] for _ in range(200))
-    training.train(sae, batches, steps=200, objective=objective, learning_rate=2e-3)
-    return sae
 
 
 if __name__ == "__main__":

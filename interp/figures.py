@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from interp.errors import ReportError
@@ -59,7 +60,7 @@ _STYLE: Any = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "legend.framealpha": 0.85,  # where a legend must lie on lines, its words stay readable
+    "legend.framealpha": 0.85,  # where a legend lies on bands or bars, its words stay readable
     "legend.edgecolor": "none",
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
@@ -176,8 +177,7 @@ def scatter(table: pd.DataFrame, x: str, y: str, *, by: str | None = None, **lab
             )
         axes.grid()
         if len(series) > 1:
-            legend = axes.legend(title=by, alignment="left", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-            for handle in legend.legend_handles:
+            for handle in _legend_beside(axes, by).legend_handles:
                 assert handle is not None
                 handle.set(rasterized=False, alpha=1.0, sizes=[22])
         return _finish(figure, axes, {"xlabel": x, "ylabel": y} | labels)
@@ -197,8 +197,21 @@ def _finish(figure: Figure, axes: Axes, labels: dict[str, Any], *, legend: str |
             if given not in labels:
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     if legend is not None:
-        axes.legend(title=legend, alignment="left")
+        inside = axes.legend(title=legend, alignment="left")
+        if _hides_lines(figure, axes, inside):
+            _legend_beside(axes, legend)
     return figure
+
+
+def _legend_beside(axes: Axes, title: str | None) -> Legend:
+    return axes.legend(title=title, alignment="left", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _hides_lines(figure: Figure, axes: Axes, legend: Legend) -> bool:
+    """Whether a legend within the axes lies on a line, at the place where it hides least."""
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    return any(line.get_path().transformed(line.get_transform()).intersects_bbox(box, filled=False) for line in axes.lines)
 
 
 def _series(table: pd.DataFrame, by: str | None) -> Iterator[tuple[str | None, pd.DataFrame]]:

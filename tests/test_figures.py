@@ -40,6 +40,19 @@ def test_series_differ_in_more_than_colour():
     assert len({str(line.get_marker()) for line in drawn}) == len({line.get_linestyle() for line in drawn}) == 2
 
 
+@pytest.mark.parametrize("names", [2, 8])
+def test_a_legend_lies_on_no_line_and_stands_beside_the_axes_where_there_is_no_room(names):
+    step = np.arange(40)
+    waves = [pd.DataFrame({"step": step, "loss": np.sin(step / 3 + name) * name, "run": f"run {name}"}) for name in range(names)]
+    figure = figures.lines(pd.concat(waves), "step", "loss", by="run")
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    legend, room = axes.get_legend(), axes.get_window_extent()
+    assert legend is not None
+    box = legend.get_window_extent()
+    assert (box.x0 > room.x1) == (names == 8) and (box.x1 <= room.x1) == (names == 2)
+
+
 def test_cells_say_zero_without_a_sign_and_numbers_below_it_with_a_true_minus():
     table = pd.DataFrame({"x": [0, 1, 2], "y": [0, 0, 0], "score": [-0.001, -0.5, 0.25]})
     axes = figures.heatmap(table, "x", "y", "score").axes[0]

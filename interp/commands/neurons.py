@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from interp import experiment
 from interp.cli import Answer
 from interp.commands.run import run_command
-from interp.errors import ConfigError, CorpusError
+from interp.errors import ConfigError, CorpusError, ModelError
 from interp.experiment import discovery
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def run(config: Config, report: Report) -> None:
     from interp.models.hooked import Model
 
     model = Model.load(config.model)
+    if model.kind == "encoder-decoder":
+        raise ModelError(f"{model.name} is an encoder-decoder; this command reads one stack, interp.mlp.memories either of two")
     sources = [memories.source(model, layer) for layer in range(model.n_layers)]
     chosen = asked_for(config, model)
     text = read(config, model)

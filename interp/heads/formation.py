@@ -18,7 +18,7 @@ from interp import stats
 from interp.heads import patterns
 from interp.heads.composition import Way
 from interp.heads.induction import KINDS, WAYS, Circuit, copy_loss
-from interp.models import phases
+from interp.models import courses
 from interp.models.hooked import Model
 from interp.tasks.repeated import Repeated
 
@@ -40,14 +40,14 @@ class Formation:
     composition: dict[Way, Float[np.ndarray, " checkpoint"]]
 
     def steepest_share(self, window: float, *, seed: int = 0) -> stats.Estimate:
-        """`phases.steepest_share` of the mean loss."""
-        return self._over(lambda rows: phases.steepest_share(self.steps, self.loss[:, rows].mean(1), window=window), seed)
+        """`courses.steepest_share` of the mean loss."""
+        return self._over(lambda rows: courses.steepest_share(self.steps, self.loss[:, rows].mean(1), window=window), seed)
 
     def prefix_in_fall(self, *, seed: int = 0) -> stats.Estimate:
-        """`phases.place_in_fall` of the mean prefix score in the fall of the mean loss."""
+        """`courses.place_in_fall` of the mean prefix score in the fall of the mean loss."""
 
         def place(rows: np.ndarray) -> float:
-            return phases.place_in_fall(self.steps, self.loss[:, rows].mean(1), self.prefix[:, rows].mean(1))
+            return courses.place_in_fall(self.steps, self.loss[:, rows].mean(1), self.prefix[:, rows].mean(1))
 
         return self._over(place, seed)
 
@@ -56,7 +56,7 @@ class Formation:
         lead = self.composition["K"] - np.maximum(self.composition["Q"], self.composition["V"])
 
         def then(rows: np.ndarray) -> float:
-            return float(np.interp(phases.crossing(self.steps, self.loss[:, rows].mean(1), level), self.steps, lead))
+            return float(np.interp(courses.crossing(self.steps, self.loss[:, rows].mean(1), level), self.steps, lead))
 
         return self._over(then, seed)
 

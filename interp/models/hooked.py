@@ -41,7 +41,8 @@ class Model:
     """A model and what can be done with it. Made by `load`, `wrap`, `native` or `untrained`, not by its constructor.
 
     `bridge` is the TransformerLens object behind it (a `TransformerBridge`, or the `HookedRootModule` that was wrapped), for
-    whatever is not offered here; what is done through it directly is not checked. Sizes go by TransformerLens's names:
+    whatever is not offered here; what is done through it directly is not checked. `module` is the bare module that was bridged,
+    with hooks on its parts (or the hooked module itself): what is trained. Sizes go by TransformerLens's names:
     `n_layers` (of one stack), `n_heads` (of queries), `d_model`, `d_head`, `d_vocab` (ids are 0 to d_vocab - 1), `n_ctx` (the
     longest sequence). Weights too; their shapes are in `interp.models.weights`.
     """
@@ -60,9 +61,9 @@ class Model:
         self.name = name
         self.tokenizer = tokenizer
         self._is_bridge = isinstance(bridge, TransformerBridge)
-        self._module: nn.Module = bridge.original_model if self._is_bridge else bridge
-        self._submodules = list({id(m): m for root in (bridge, self._module) for m in root.modules()}.values())
-        accepted = inspect.signature(self._module.forward).parameters
+        self.module: nn.Module = bridge.original_model if self._is_bridge else bridge
+        self._submodules = list({id(m): m for root in (bridge, self.module) for m in root.modules()}.values())
+        accepted = inspect.signature(self.module.forward).parameters
         self._takes = frozenset({"decoder_input" if p == "decoder_input_ids" else p for p in accepted})
         self._constant = {"use_cache": False} if "use_cache" in accepted else {}
         self._hooks = Hooks(bridge.hook_dict, self._probe if self._knows_vocabulary else None, lens.why_off)
@@ -133,7 +134,7 @@ class Model:
 
         Raises ModelError when some are not where they were, as with adapters attached.
         """
-        state = {name.replace("._original_component", ""): tensor for name, tensor in self._module.state_dict().items()}
+        state = {name.replace("._original_component", ""): tensor for name, tensor in self.module.state_dict().items()}
         missing = [name for name in self._names or () if name not in state]
         if missing:
             lost = f"{self.name} has lost the weights {', '.join(missing[:3])}"
@@ -146,11 +147,11 @@ class Model:
         What is saved is the state of the module that was bridged: a bridge's own `state_dict` loses experts.
         """
         if self._recipe is None:
-            raise ModelError(f"no recipe to rebuild a {type(self._module).__name__}; save its state_dict instead")
+            raise ModelError(f"no recipe to rebuild a {type(self.module).__name__}; save its state_dict instead")
         if getattr(self.bridge, "_weights_processed", False):
             raise ModelError("this bridge's weights were processed (compatibility mode); save the model before that")
-        dtype = str(next(self._module.parameters()).dtype).removeprefix("torch.")
-        facts = {"name": self.name, "class": type(self._module).__name__, "dtype": dtype, "config": self.config}
+        dtype = str(next(self.module.parameters()).dtype).removeprefix("torch.")
+        facts = {"name": self.name, "class": type(self.module).__name__, "dtype": dtype, "config": self.config}
         storage.write(Path(folder), {"kind": self._recipe, **facts}, self.state(), self.tokenizer)
 
     # ---- running it ----
@@ -250,7 +251,7 @@ class Model:
     @property
     def kind(self) -> Literal["decoder", "encoder", "encoder-decoder"]:
         """Whether it predicts the next token, reads both ways, or does both in two stacks."""
-        if getattr(getattr(self._module, "config", None), "is_encoder_decoder", False):
+        if getattr(getattr(self.module, "config", None), "is_encoder_decoder", False):
             return "encoder-decoder"
         return "encoder" if getattr(self._config, "attention_dir", "causal") == "bidirectional" else "decoder"
 
@@ -266,7 +267,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return next(self._module.parameters()).device
+        return next(self.module.parameters()).device
 
     def weight(self, name: str) -> Tensor:
         """A weight by TransformerLens's name, as `blocks.0.mlp.W_out`; shapes are in `interp.models.weights`."""
@@ -277,10 +278,10 @@ class Model:
         """The fields that make the architecture, as plain JSON values; empty for hooked modules of one's own, unless they keep
         their `TransformerConfig`."""
         if self._recipe == "native":
-            return lens.native_config(self._module)
+            return lens.native_config(self.module)
         if self._recipe == "transformer":
-            return asdict(cast(Any, self._module).config)
-        return huggingface.config_of(self._module) if self._recipe else {}
+            return asdict(cast(Any, self.module).config)
+        return huggingface.config_of(self.module) if self._recipe else {}
 
     @property
     def fingerprint(self) -> str:
@@ -288,7 +289,7 @@ class Model:
         state = self.state()
         version = [(name, tensor.data_ptr(), tensor._version) for name, tensor in state.items()]
         if self._fingerprint is None or self._fingerprint[0] != version:
-            self._fingerprint = version, storage.fingerprint({"class": type(self._module).__name__, **self.config}, state)
+            self._fingerprint = version, storage.fingerprint({"class": type(self.module).__name__, **self.config}, state)
         return self._fingerprint[1]
 
     # ---- behind the door ----
@@ -300,19 +301,19 @@ class Model:
     def _another(self, seed: int) -> nn.Module:
         """A bare module of this architecture with fresh weights, of the same dtype and in the same place."""
         if self._recipe is None:
-            raise ModelError(f"no recipe to build another {type(self._module).__name__}; build it and use Model.wrap")
-        module = loading.build(self._recipe, type(self._module).__name__, self.config, seed).eval()
-        first = next(self._module.parameters())
+            raise ModelError(f"no recipe to build another {type(self.module).__name__}; build it and use Model.wrap")
+        module = loading.build(self._recipe, type(self.module).__name__, self.config, seed).eval()
+        first = next(self.module.parameters())
         return module.to(first.device, first.dtype)
 
     @cached_property
     def _recipe(self) -> loading.Recipe | None:
         """How to build another module like this one from its configuration; None where nobody can."""
-        if isinstance(self._module, NativeModel):
+        if isinstance(self.module, NativeModel):
             return "native"
-        if isinstance(self._module, transformers.PreTrainedModel):
+        if isinstance(self.module, transformers.PreTrainedModel):
             return "huggingface"
-        return "transformer" if isinstance(getattr(self._module, "config", None), TransformerConfig) else None
+        return "transformer" if isinstance(getattr(self.module, "config", None), TransformerConfig) else None
 
     @property
     def _knows_vocabulary(self) -> bool:
@@ -406,6 +407,6 @@ class Model:
         """The module's own names for its state, before TransformerLens wrapped its parts; None when they are as they were."""
         if getattr(self.bridge, "_weights_processed", False):
             return None
-        if isinstance(self._module, NativeModel):
-            return lens.native_names(self._module)
-        return huggingface.expected_names(self._module) if isinstance(self._module, transformers.PreTrainedModel) else None
+        if isinstance(self.module, NativeModel):
+            return lens.native_names(self.module)
+        return huggingface.expected_names(self.module) if isinstance(self.module, transformers.PreTrainedModel) else None

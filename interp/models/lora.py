@@ -39,7 +39,7 @@ class Adapters:
     """
 
     def __init__(self, model: Model, parts: Sequence[str], *, rank: int, alpha: float, seed: int) -> None:
-        self._homes = {name: _home(model, name) for name in parts}
+        self._homes = {name: home_of(model, name) for name in parts}
         faults = [fault for name, home in self._homes.items() if (fault := _fault(name, home, rank)) is not None]
         if faults:
             raise ModelError("; ".join(faults))
@@ -219,7 +219,7 @@ def _numbered(split: Any, name: str, joint: Any) -> list[Int[Tensor, "d_out d_in
     return [part.weight.detach().long().to(joint.weight.device) for part in parts]
 
 
-def _home(model: Model, name: str) -> Any:
+def home_of(model: Model, name: str) -> Any:
     """The module that holds the matrix of a part: the part, or what TransformerLens wrapped."""
     part = weights.part(model.bridge, name)
     return getattr(part, "original_component", part)

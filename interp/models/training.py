@@ -73,8 +73,9 @@ Forward = Callable[[Any, Batch], Tensor]
 
 
 def plain(module: Any, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:
-    """The module's own forward."""
-    return module(batch.tokens, **batch.beside)
+    """The module's own forward; the logits of it, where a Hugging Face module gives more."""
+    output = module(batch.tokens, **batch.beside)
+    return getattr(output, "logits", output)
 
 
 def fast(module: Any, batch: Batch) -> Float[Tensor, "batch pos d_vocab"]:

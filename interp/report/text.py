@@ -59,7 +59,7 @@ def _cell(value: object, decimals: int | None) -> str:
         return "–" if value is None else str(value)
     if decimals is None or not isinstance(value, float) or not math.isfinite(value):
         return number(value)
-    text = f"{value:.{decimals}f}"
+    text = f"{value + 0.0:.{decimals}f}"  # −0 + 0 is 0
     return number(value) if value and not float(text) else text.replace("-", "−")
 
 

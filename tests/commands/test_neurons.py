@@ -67,3 +67,11 @@ def test_bad_input_gives_one_line_and_exit_code_2(argv, fault, tmp_path, capsys)
     code, said, err = interp(*argv, *out, capsys=capsys)
     assert (code, said) == (2, "")
     assert err.count("\n") == 1 and re.search(fault, err), err
+
+
+def test_a_model_of_two_stacks_is_refused_with_the_reason(tmp_path, capsys):
+    from model_shapes import case_of
+
+    case_of("t5").model.save(tmp_path / "t5")
+    code, _, err = interp(str(tmp_path / "t5"), "--out", str(tmp_path), capsys=capsys)
+    assert code == 2 and "is an encoder-decoder; this command reads one stack" in err, err

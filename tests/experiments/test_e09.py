@@ -50,7 +50,7 @@ def test_attention_and_answers_are_wrong_where_scores_are_soft(e09: ModuleType) 
 
 
 @pytest.mark.slow
-def test_what_is_closed_form_holds_on_twenty_seeds(e09: ModuleType) -> None:
+def test_what_is_closed_form_holds_on_twenty_seeds(e09: ModuleType, without_figures: None) -> None:
     sections = (e09.report_function, e09.report_truth, e09.report_misled)
     assert_claims_hold_on_seeds(
         e09, lambda config: [partial(section, config) for section in sections], examples=4, sharpnesses=(2.0, 30.0)

@@ -44,7 +44,7 @@ def test_edits_by_the_second_moment_never_disturb_other_keys_more(e15: ModuleTyp
 
 
 @pytest.mark.slow
-def test_what_was_planted_is_found_on_twenty_seeds(e15: ModuleType) -> None:
+def test_what_was_planted_is_found_on_twenty_seeds(e15: ModuleType, without_figures: None) -> None:
     sections = (e15.report_reading, e15.report_attribution, e15.report_editing)
 
     def of(config):

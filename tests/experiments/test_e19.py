@@ -43,6 +43,6 @@ def test_a_model_is_wrong_by_another_program_on_most_inputs(e19: ModuleType) -> 
 
 
 @pytest.mark.slow
-def test_circuits_are_as_declared_on_twenty_seeds(e19: ModuleType) -> None:
+def test_circuits_are_as_declared_on_twenty_seeds(e19: ModuleType, without_figures: None) -> None:
     compiled = {name: compiled_task(name) for name in ("hist", "frac_prevs")}
     assert_claims_hold_on_seeds(e19, lambda config: [lambda report: e19.report_circuits(config, report, compiled)], examples=4)

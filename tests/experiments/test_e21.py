@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -19,32 +18,24 @@ def e21() -> ModuleType:
     return module_of("E21")
 
 
-def reported(report: Report) -> set[str]:
-    return {claim.id.partition(".")[2] for claim in report.claims}
-
-
 @pytest.mark.slow
 def test_every_claim_holds_at_full_size_and_every_control_misses_its_target(e21: ModuleType) -> None:
     report = Report("E21", "low rank")
     e21.run(e21.Config(), report)
-    assert reported(report) == {
+    assert {claim.id.partition(".")[2] for claim in report.claims} == {
         *("eckart-young", "bound", "wide-enough", "by-hand", "adapters", "teacher", "low-rank", "same-look"),
-        *("learned", "kept", "the-place", "nothing-before", "neurons-carry", "features-carry", "features-read"),
     }
     assert_claims_hold(report)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_needs_no_training_holds_on_every_seed(e21: ModuleType, seed: int) -> None:
+def test_what_needs_no_training_holds_on_every_seed(e21: ModuleType, seed: int, without_figures: None) -> None:
     config = e21.Config(seed=seed, shifts=1, ranks=(1, 4, 6), linear_steps=2)
     report = Report("E21", "low rank")
     e21.report_linear(config, report)
     e21.report_by_hand(config, report)
-    lesson = e21.Lesson.of(config)
-    adapted = lesson.taught(e21.parts_of([1], "mlp"), 5, rank=4)
-    e21.report_place(lesson, report, adapted, adapted)
     verdicts = {claim.id.partition(".")[2]: claim.verdict for claim in report.claims}
-    assert [verdicts[name] for name in ("bound", "by-hand", "the-place", "nothing-before")] == ["PASS"] * 4
+    assert [verdicts[name] for name in ("bound", "by-hand")] == ["PASS"] * 2
     assert verdicts["eckart-young"] == "FAIL", "two steps of training do not reach the bound"
 
 
@@ -68,16 +59,3 @@ def test_a_cipher_undoes_itself_and_changes_as_many_tokens_as_it_should(e21: Mod
     assert torch.equal(said[said], torch.arange(49)) and said[0] == 0
     assert int((said != torch.arange(49)).sum()) == 2 * swaps
     assert int(torch.linalg.matrix_rank(torch.eye(49)[said] - torch.eye(49))) == swaps
-
-
-def test_only_the_facts_of_the_lesson_are_others(e21: ModuleType) -> None:
-    lesson = e21.Lesson.of(replace(e21.Config(), people=5))
-    other = lesson.old.answers != lesson.new.answers
-    assert other[lesson.people, 0].all() and int(other.sum()) == 5
-    assert {kind: len(facts) for kind, facts in lesson.facts.items()} == {
-        "taught": 5,
-        "same relation": 59,
-        "other relations": 128,
-    }
-    assert lesson.accuracy(lesson.before, lesson.facts["taught"]).max() == 0
-    assert lesson.accuracy(lesson.before, lesson.facts["other relations"]).mean() > 0.99

@@ -95,7 +95,7 @@ def test_planted_edges_replaced_together_share_one_effect(e28: ModuleType) -> No
 
 
 @pytest.mark.slow
-def test_blind_spots_blind_on_twenty_seeds(e28: ModuleType) -> None:
+def test_blind_spots_blind_on_twenty_seeds(e28: ModuleType, without_figures: None) -> None:
     report = Report("E28", "closed form")
     e28.report_spots(e28.Config(seeds=20, examples=4), report)
     assert_claims_hold(report)

@@ -47,6 +47,7 @@ def test_numbers_read_well(value, text):
 
 def test_numbers_in_a_column_share_their_decimals():
     assert column([0.83, 0.4023, None, math.nan, 0.0]) == ["0.830", "0.402", "–", "–", "0.000"]
+    assert column([1.0, -0.0]) == ["1.00", "0.00"]
     assert column([12.0, 3.25]) == ["12.0", "3.2"]
     assert column(["a", True, 3]) == ["a", "True", "3"]
 
