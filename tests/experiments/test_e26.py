@@ -30,7 +30,7 @@ def test_every_claim_holds_at_full_size_and_every_control_misses_its_target(e26:
 def test_what_holds_of_any_training_holds_on_every_seed(e26: ModuleType, seed: int) -> None:
     report = Report("E26", "what changed")
     lesson = e26.Lesson.of(e26.Config(seed=seed))
-    adapted = lesson.taught(["blocks.1.mlp.in", "blocks.1.mlp.out"], 3, rank=4)
+    adapted = lesson.taught(["blocks.1.mlp.in", "blocks.1.mlp.out"], 6, rank=4)
     e26.report_place(lesson, report, adapted, adapted)
     assert [claim.verdict for claim in report.claims] == ["PASS", "PASS"]
 
