@@ -50,7 +50,7 @@ class Config:
     seed: int = 0
 
 
-QUICK = {"rows": 200, "attributed": 30}
+QUICK = {"rows": 200}
 
 VASWANI, BAHDANAU = "Vaswani et al. 2017", "Bahdanau et al. 2015"
 CROSS, SELF = "decoder_blocks.0.cross_attn.hook_z", "decoder_blocks.0.self_attn.hook_z"

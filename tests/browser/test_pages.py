@@ -79,7 +79,9 @@ def folder(tmp_path_factory) -> Path:
     report.not_run("big", "It is big", "needs a GPU")
     report.section("Numbers")
     table = pd.DataFrame({"head": [f"L{i}H{i}" for i in range(12)], "score": np.linspace(0, 1, 12), HOSTILE: ["x" * 300] * 12})
-    report.table("wide", table.assign(**{f"column {i}": 1.5 for i in range(12)}), caption="A wide table")
+    report.table(
+        "wide", table.assign(**{f"column {i}": 1.5 for i in range(12)}), caption="A wide table. " + "It has much to say. " * 6
+    )
     report.figure("line", figures.lines(table.assign(i=range(12)), "i", "score"), caption="A line", alt="It rises", data=table)
     patterns = np.tril(np.random.default_rng(1).gamma(0.3, 1, (4, 6, 10, 10)) + 1e-6)
     patterns /= patterns.sum(-1, keepdims=True)
@@ -110,6 +112,16 @@ def test_pages_fit_their_window_and_are_accessible(visit, path, viewport, scheme
     assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     found = Axe().run(page).response["violations"]
     assert [(fault["id"], fault["nodes"][0]["html"][:120]) for fault in found] == []
+
+
+def test_a_wide_table_s_caption_is_read_without_scrolling_and_stays_when_the_table_is(visit):
+    page = visit(viewport=PHONE, touch=True)
+    table = page.get_by_role("region", name="A wide table.")
+    assert table.evaluate("region => region.scrollWidth > 2 * region.clientWidth")
+    for scrolled in (0, 400):
+        table.evaluate("(region, by) => { region.scrollLeft = by; }", scrolled)
+        box = table.locator("caption span").first.bounding_box()
+        assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
 
 
 def test_hostile_words_stay_words(visit):
