@@ -14,7 +14,7 @@ report: $(VENV)/.installed
 
 # The suite as CI runs it. One thread per worker: two workers with two threads each would only get in each other's way.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not network and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not network and not gpu" $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -1,6 +1,8 @@
-"""Shapes and types of every call inside `interp` are checked while tests run; Chromium's absence is said aloud."""
+"""Shapes and types of every call inside `interp` are checked while tests run; files of slow tests go first, so that workers end
+together; Chromium's absence is said aloud."""
 
 import shutil
+from collections import Counter
 
 import pytest
 from jaxtyping import install_import_hook
@@ -11,6 +13,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def pytest_collection_modifyitems(items):
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if CHROMIUM is None:
         for item in items:
             if item.get_closest_marker("browser"):
