@@ -6,7 +6,7 @@ Must not know: models, files, figures.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     import torch
+
+BLOCK = 1 << 18
+"""Examples drawn at once: blocks change no draw."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,9 @@ def resampled(
     parts = None if groups is None else _grouped(n, groups)
     size = n if parts is None else len(parts)
     value = float(statistic(np.arange(n)))
-    if size == 1:
-        return Estimate(value, float("-inf"), float("inf"), 1)
-    rng = generator(seed, "bootstrap", resamples)
-    picks = (rng.integers(size, size=size) for _ in range(resamples))
+    picks = (rows for block in _picks(size, resamples, seed) for rows in block)
     draws = [statistic(rows if parts is None else np.concatenate([parts[i] for i in rows])) for rows in picks]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), size)
+    return _percentiles(value, draws, level, size)
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
@@ -105,11 +104,9 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike, *, resamples: int = 2000
     above, below = _examples(numerator), _examples(denominator)
     if above.shape != below.shape:
         raise ValueError(f"a ratio wants a numerator and a denominator per example: {above.shape} against {below.shape}")
-
-    def of(rows: np.ndarray) -> float:
-        return float(above[rows].sum() / below[rows].sum())
-
-    return resampled(above.size, of, resamples=resamples, level=level, seed=seed)
+    blocks = _picks(above.size, resamples, seed)
+    draws = [draw for rows in blocks for draw in above[rows].sum(1) / below[rows].sum(1)]
+    return _percentiles(float(above.sum() / below.sum()), draws, level, above.size)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, level: float = 0.95, seed: int = 0) -> Estimate:
@@ -125,6 +122,21 @@ def difference(a: ArrayLike, b: ArrayLike, *, seed: int = 0) -> Estimate:
     more, less = _examples(a), _examples(b)
     n = more.size + less.size
     return bootstrap(np.concatenate([-less * (n / less.size), more * (n / more.size)]), seed=seed)
+
+
+def _picks(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Which of `n` examples every resample holds, [resample n], in blocks of a few megabytes; none of a single example."""
+    rng, most = generator(seed, "bootstrap", resamples), max(1, BLOCK // n)
+    for start in range(0, resamples if n > 1 else 0, most):
+        yield rng.integers(n, size=(min(most, resamples - start), n))
+
+
+def _percentiles(value: float, draws: Sequence[float], level: float, n: int) -> Estimate:
+    """The interval that holds a `level` of the draws; of a single example nothing is known."""
+    if n == 1:
+        return Estimate(value, float("-inf"), float("inf"), 1)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high), n)
 
 
 def _examples(values: ArrayLike) -> np.ndarray:
